@@ -1,0 +1,17 @@
+"""Actions: one theory a file, formula and normalisation in the docstring."""
+
+from lattice_lightning.actions.base import Action, Aux, GaugeAction, SumAction
+from lattice_lightning.actions.gauge import ImprovedGauge, WilsonGauge
+from lattice_lightning.actions.scalar import Phi4
+from lattice_lightning.actions.staggered import StaggeredFermion
+
+__all__ = [
+    "Action",
+    "Aux",
+    "GaugeAction",
+    "ImprovedGauge",
+    "Phi4",
+    "StaggeredFermion",
+    "SumAction",
+    "WilsonGauge",
+]

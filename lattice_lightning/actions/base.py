@@ -1,0 +1,174 @@
+"""What an action is: value, force, and the auxiliary fields it draws.
+
+Actions are objects that HMC, training and measurement share. A sum of actions, and an action of
+transformed links, are actions. Values are per chain, ``[batch]``, in units of the exponent of the
+Boltzmann weight exp(-S).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.groups import FieldSpace, Group
+from lattice_lightning.lattice import Lattice
+
+__all__ = ["Action", "Aux", "GaugeAction", "SumAction"]
+
+Aux = Mapping[str, Tensor]
+
+
+class Action(ABC):
+    """Base of all actions.
+
+    ``strict`` decides what a solver that does not converge does: raise (True), or mark its chain
+    with nan so that the accept step rejects and counts it (False, inside molecular dynamics).
+    """
+
+    lattice: Lattice
+    space: FieldSpace
+
+    def refresh(self, field: Tensor, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        """Draw auxiliary fields from the action's heat bath; returns them and the value ``[batch]``.
+
+        Bosonic actions return an empty dict.
+        """
+        return {}, self.value(field, {})
+
+    @abstractmethod
+    def value(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """S for each chain, ``[batch]``, at the accept tolerance."""
+
+    @abstractmethod
+    def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """dS/dw_a for U -> exp(i w_a T_a) U (dS/dphi for scalars), at the MD tolerance."""
+
+    def pop_iterations(self) -> dict[str, Tensor]:
+        """Solver iterations for each chain since the last call, by ``md`` and ``accept``."""
+        return {}
+
+    def parts(self) -> dict[str, "Action"]:
+        """Named summands, for integrators with several time scales."""
+        return {"action": self}
+
+    def __add__(self, other: "Action") -> "SumAction":
+        """Sum of two actions on the same field."""
+        left, right = self._named_parts(), other._named_parts()
+        for name, part in right.items():
+            unique, k = name, 2
+            while unique in left:
+                unique, k = f"{name}_{k}", k + 1
+            left[unique] = part
+        return SumAction(left)
+
+    def _named_parts(self) -> "dict[str, Action]":
+        return dict(self.parts())
+
+
+class SumAction(Action):
+    """Sum of named actions on one field.
+
+    Args:
+        terms: actions by name; auxiliary fields are kept under the names the terms give them.
+
+    Raises:
+        InputError: when there is no term or the terms live on different fields.
+    """
+
+    def __init__(self, terms: Mapping[str, Action]) -> None:
+        if not terms:
+            raise InputError("a sum of actions needs at least one term, got none")
+        self.terms = dict(terms)
+        first = next(iter(self.terms.values()))
+        self.lattice, self.space = first.lattice, first.space
+        for name, term in self.terms.items():
+            if term.lattice != first.lattice or term.space.name != first.space.name:
+                raise InputError(
+                    f"term {name!r} lives on {term.space.name}, lattice {term.lattice.shape}, but the "
+                    f"others on {first.space.name}, lattice {first.lattice.shape}"
+                )
+
+    def refresh(self, field: Tensor, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        """Draw the auxiliary fields of all terms."""
+        aux: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for term in self.terms.values():
+            drawn, value = term.refresh(field, rng)
+            if clash := aux.keys() & drawn.keys():
+                raise InputError(
+                    f"two terms draw an auxiliary field of the name {clash}; give them other names"
+                )
+            aux.update(drawn)
+            total = value if total is None else total + value
+        assert total is not None
+        return aux, total
+
+    def value(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """Sum of the values."""
+        values = [term.value(field, aux, strict=strict) for term in self.terms.values()]
+        return torch.stack(values).sum(0)
+
+    def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """Sum of the forces."""
+        total: Tensor | None = None
+        for term in self.terms.values():
+            force = term.force(field, aux, strict=strict)
+            total = force if total is None else total + force
+        assert total is not None
+        return total
+
+    def pop_iterations(self) -> dict[str, Tensor]:
+        """Iterations of all terms added."""
+        total: dict[str, Tensor] = {}
+        for term in self.terms.values():
+            for name, count in term.pop_iterations().items():
+                total[name] = total[name] + count if name in total else count
+        return total
+
+    def parts(self) -> dict[str, Action]:
+        """The terms."""
+        return dict(self.terms)
+
+
+class GaugeAction(Action):
+    """An action written on packed links; value and force (by one backward pass) follow.
+
+    Subclasses write :meth:`packed_value` only.
+    """
+
+    space: Group
+
+    def __init__(self, lattice: Lattice, group: FieldSpace) -> None:
+        if not isinstance(group, Group):
+            raise InputError(
+                f"{type(self).__name__} needs a gauge group (U(1) or SU(N)), got {group.name}"
+            )
+        self.lattice, self.space = lattice, group
+
+    @property
+    def group(self) -> Group:
+        """The gauge group."""
+        return self.space
+
+    @abstractmethod
+    def packed_value(self, links: Tensor, aux: Aux, *, tolerance: str, strict: bool) -> Tensor:
+        """S for each chain from packed links; ``tolerance`` is ``"md"`` or ``"accept"``."""
+
+    def value(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """S for each chain, ``[batch]``."""
+        self.space.check_field(field, self.lattice)
+        with torch.no_grad():
+            links = self.space.pack(field)
+            return self.packed_value(links, aux, tolerance="accept", strict=strict)
+
+    def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """dS/dw_a, ``[batch, mu, *lattice, n_generators]``."""
+        with torch.enable_grad():
+            links = self.space.pack(field.detach()).requires_grad_()
+            value = self.packed_value(links, aux, tolerance="md", strict=strict)
+            (gradient,) = torch.autograd.grad(value.sum(), links)
+        with torch.no_grad():
+            force = self.space.algebra_gradient(links.detach(), gradient)
+            return self.space.unpack_algebra(force)

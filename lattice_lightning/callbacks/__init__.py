@@ -1,0 +1,18 @@
+"""Callbacks and loggers: exact sampling beside training, the metrics file."""
+
+from lattice_lightning.callbacks.exact_sampling import (
+    ExactSampling,
+    SamplingPlan,
+    SamplingResult,
+    sample_exactly,
+)
+from lattice_lightning.callbacks.metrics_csv import MetricsCsv, read_metrics
+
+__all__ = [
+    "ExactSampling",
+    "MetricsCsv",
+    "SamplingPlan",
+    "SamplingResult",
+    "read_metrics",
+    "sample_exactly",
+]

@@ -1,0 +1,16 @@
+"""Paths, loops, staples and starts of gauge fields, in the packed layout."""
+
+from lattice_lightning.gauge.paths import path_product, rectangle_path, wilson_loops
+from lattice_lightning.gauge.staples import extended_staples, staple_sum, straight_loop
+from lattice_lightning.gauge.starts import flip_centre_sector, start_field
+
+__all__ = [
+    "extended_staples",
+    "flip_centre_sector",
+    "path_product",
+    "rectangle_path",
+    "staple_sum",
+    "start_field",
+    "straight_loop",
+    "wilson_loops",
+]

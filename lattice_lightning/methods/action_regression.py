@@ -1,0 +1,194 @@
+"""Training an effective action on the trajectories that HMC yields.
+
+With Delta = S - S_theta, the losses are
+(i)   ``absolute``: 1/2 mean |Delta|^2 at the end point (the paper's, 2103.11965),
+(ii)  ``variance``: Var(Delta) over the batch of end points,
+(iii) ``pairs``: 1/2 mean [Delta(U', phi) - Delta(U, phi)]^2 along a trajectory at fixed phi: what
+      the acceptance of self-learning HMC feels, since every function of phi alone cancels.
+
+The linear coefficients of S_theta can follow in closed form: least squares of the pair differences
+over all batches seen, older ones forgotten while a network moves underneath.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lattice_lightning.actions import Action
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.models import EffectiveAction
+from lattice_lightning.samplers import SelfLearningHMC
+
+__all__ = ["ActionRegression", "PairBatch", "fit_linear"]
+
+PairBatch = dict[str, Any]
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], Any]
+
+
+def fit_linear(gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
+    """Coefficients c that minimise sum |y - c f|^2 + ridge, from sum f f^T and sum f y.
+
+    The ridge is relative to the diagonal of the Gram matrix; solved in scaled variables.
+    """
+    scale = gram.diagonal().clamp_min(1e-300).sqrt()
+    scaled = gram / scale[:, None] / scale[None, :]
+    eye = torch.eye(len(scale), dtype=gram.dtype, device=gram.device)
+    solution: Tensor = torch.linalg.solve(scaled + ridge * eye, moment / scale) / scale
+    return solution
+
+
+class ActionRegression(LightningModule):
+    """Regression of an effective action on the target's.
+
+    Args:
+        effective: the effective action to train.
+        loss: ``pairs`` (default), ``variance`` or ``absolute``.
+        linear: how the linear coefficients are found: ``closed_form`` (with ``pairs`` only),
+            ``gradient``, or ``fixed`` at their start.
+        optimizer: makes the optimizer from parameters; None for a model without a network.
+        scheduler: makes a learning-rate schedule, stepped every batch.
+        forgetting: weight of the older normal equations at each batch while a network trains.
+        ridge: relative ridge of the closed form.
+
+    Raises:
+        InputError: for unknown options or options that contradict each other.
+    """
+
+    normal_matrix: Tensor
+    normal_moment: Tensor
+
+    def __init__(
+        self,
+        effective: EffectiveAction,
+        loss: str = "pairs",
+        linear: str = "closed_form",
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        forgetting: float = 0.95,
+        ridge: float = 1e-9,
+        label: str = "",
+    ) -> None:
+        super().__init__()
+        if loss not in {"pairs", "variance", "absolute"}:
+            raise InputError(f"unknown loss {loss!r}: expected pairs, variance or absolute")
+        if linear not in {"closed_form", "gradient", "fixed"}:
+            raise InputError(f"unknown linear={linear!r}: expected closed_form, gradient or fixed")
+        if linear == "closed_form" and loss != "pairs":
+            raise InputError(
+                f"closed-form coefficients minimise the pair loss, not {loss!r}; use linear=gradient"
+            )
+        needs_optimizer = effective.network is not None or linear == "gradient"
+        if needs_optimizer and optimizer is None:
+            raise InputError("a network or linear=gradient needs an optimizer, got none")
+        self.effective, self.loss_kind, self.linear = effective, loss, linear
+        self.make_optimizer = optimizer if needs_optimizer else None
+        self.make_scheduler = scheduler
+        self.forgetting = forgetting if effective.network is not None else 1.0
+        self.ridge, self.label = ridge, f"{label}/" if label else ""
+        self.automatic_optimization = needs_optimizer
+        n = effective.coefficients.numel()
+        self.register_buffer("normal_matrix", torch.zeros(n, n, dtype=torch.float64))
+        self.register_buffer("normal_moment", torch.zeros(n, dtype=torch.float64))
+
+    # -- loss ----------------------------------------------------------------------------------
+
+    def pair_features(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Differences of the terms ``[terms, batch]`` and of the target ``[batch]`` along pairs."""
+        n = batch["start"].shape[0]
+        values = self._terms(torch.cat([batch["start"], batch["end"]]), batch["aux"], copies=2)
+        return values[:, n:] - values[:, :n], batch["action_end"] - batch["action_start"]
+
+    def _terms(self, field: Tensor, aux: dict[str, Tensor], copies: int) -> Tensor:
+        repeated = {name: torch.cat([tensor] * copies) for name, tensor in aux.items()}
+        return self.effective.term_values(self.effective.space.pack(field), repeated)
+
+    def pair_loss(self, batch: PairBatch) -> Tensor:
+        """1/2 [Delta(U') - Delta(U)]^2 for each chain, ``[batch]``, no gradient; for validation."""
+        with torch.no_grad():
+            features, change = self.pair_features(batch)
+            return 0.5 * (change - self.effective.coefficients @ features).square()
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """The loss of the batch, and the closed-form coefficients updated if they are used."""
+        usable = torch.isfinite(batch["action_end"])
+        if not bool(usable.all()):
+            batch = _select(batch, usable)
+        if self.loss_kind == "pairs":
+            features, change = self.pair_features(batch)
+            if self.linear == "closed_form":
+                self._update_linear(features.detach(), change)
+            return 0.5 * (change - self._coefficients() @ features).square().mean()
+        values = self._coefficients() @ self._terms(batch["end"], batch["aux"], copies=1)
+        delta = batch["action_end"] - values
+        if self.loss_kind == "absolute":
+            return 0.5 * delta.square().mean()
+        # joint variance over ranks: with the detached joint mean the per-rank mean of squares has
+        # exactly the joint gradient
+        return (delta - _mean_over_ranks(delta.detach().mean())).square().mean()
+
+    def _coefficients(self) -> Tensor:
+        free = self.linear == "gradient"
+        return self.effective.coefficients if free else self.effective.coefficients.detach()
+
+    def _update_linear(self, features: Tensor, change: Tensor) -> None:
+        gram, moment = features @ features.T, features @ change
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(gram)
+            dist.all_reduce(moment)
+        self.normal_matrix.mul_(self.forgetting).add_(gram)
+        self.normal_moment.mul_(self.forgetting).add_(moment)
+        with torch.no_grad():
+            fitted = fit_linear(self.normal_matrix, self.normal_moment, self.ridge)
+            self.effective.coefficients.copy_(fitted)
+
+    # -- Lightning -----------------------------------------------------------------------------
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor | None:
+        """Loss of one batch of trajectories."""
+        loss = self.loss(batch)
+        self.log(f"{self.label}loss", loss.detach(), on_step=True, on_epoch=False, batch_size=1)
+        if not bool(torch.isfinite(loss)):
+            raise InputError(
+                f"the loss of step {self.global_step} is {float(loss)}: lower the learning rate or "
+                "the initial weights"
+            )
+        return loss if self.automatic_optimization else None
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer over network (and coefficients, if trained by gradient); none in closed form."""
+        if self.make_optimizer is None:
+            return None
+        parameters = [
+            p
+            for name, p in self.named_parameters()
+            if self.linear == "gradient" or name != "effective.coefficients"
+        ]
+        optimizer = self.make_optimizer(parameters)
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def kernel(self, target: Action, **options: Any) -> SelfLearningHMC:
+        """Self-learning HMC for the target, guided by the action as it is trained now."""
+        return SelfLearningHMC(target, self.effective, **options)
+
+
+def _select(batch: PairBatch, keep: Tensor) -> PairBatch:
+    selected = {k: v[keep] for k, v in batch.items() if k != "aux"}
+    selected["aux"] = {name: tensor[keep] for name, tensor in batch["aux"].items()}
+    return selected
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value

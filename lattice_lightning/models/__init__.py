@@ -1,0 +1,17 @@
+"""Networks on gauge links, and the effective actions that they enter."""
+
+from lattice_lightning.models.cask import Cask, CaskBlock
+from lattice_lightning.models.covnet import ApeLayer, CovNet, StoutLayer
+from lattice_lightning.models.effective_action import EffectiveAction
+from lattice_lightning.models.link_map import LinkMap, LinkMapStack
+
+__all__ = [
+    "ApeLayer",
+    "Cask",
+    "CaskBlock",
+    "CovNet",
+    "EffectiveAction",
+    "LinkMap",
+    "LinkMapStack",
+    "StoutLayer",
+]

@@ -1,0 +1,25 @@
+"""Observables: a field to one number a chain."""
+
+from lattice_lightning.observables.base import Observable
+from lattice_lightning.observables.fermion import ChiralCondensate
+from lattice_lightning.observables.gauge import (
+    Plaquette,
+    PolyakovLoops,
+    TopologicalCharge,
+    WilsonLoop,
+    plaquette,
+    polyakov_loop,
+)
+from lattice_lightning.observables.scalar import ScalarMoments
+
+__all__ = [
+    "ChiralCondensate",
+    "Observable",
+    "Plaquette",
+    "PolyakovLoops",
+    "ScalarMoments",
+    "TopologicalCharge",
+    "WilsonLoop",
+    "plaquette",
+    "polyakov_loop",
+]

@@ -1,0 +1,177 @@
+"""From a resolved config (plain dicts) to objects; everything is checked before long work starts."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lattice_lightning.actions import Action, SumAction
+from lattice_lightning.data.formats import read_configuration
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.gauge import flip_centre_sector, start_field
+from lattice_lightning.groups import FieldSpace, Group, from_name
+from lattice_lightning.lattice import Lattice
+from lattice_lightning.methods import ActionRegression
+from lattice_lightning.models import EffectiveAction
+from lattice_lightning.observables import Observable
+from lattice_lightning.samplers import HMC, Kernel, Level, SelfLearningHMC
+
+__all__ = ["System", "build_kernel", "build_method", "build_system", "instantiate"]
+
+#: configs inside checkpoints may name these packages only, so that a file never runs foreign code
+TRUSTED = ("lattice_lightning.", "torch.optim.", "pytorch_lightning.")
+
+
+def instantiate(config: Mapping[str, Any], **context: Any) -> Any:
+    """Call the ``_target_`` of a config with its entries and what its signature takes of context.
+
+    Raises:
+        InputError: for a target outside ``TRUSTED``, or arguments that it does not have.
+    """
+    target = config.get("_target_")
+    if not isinstance(target, str) or not target.startswith(TRUSTED):
+        raise InputError(
+            f"_target_ must name something of {', '.join(t.rstrip('.') for t in TRUSTED)}, got {target!r}"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        factory = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        raise InputError(f"_target_ {target!r} does not exist") from None
+    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    parameters = inspect.signature(factory).parameters
+    for key in arguments:
+        if key not in parameters:
+            near = get_close_matches(key, list(parameters), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{name} has no argument {key!r}{hint} (has {', '.join(parameters)})")
+    arguments.update({k: v for k, v in context.items() if k in parameters and k not in arguments})
+    return factory(**arguments)
+
+
+class System:
+    """Lattice, space, target action, observables and starts of one config.
+
+    Args:
+        config: plain config with lattice, group, action, observables, integrator, start.
+        device: device of the fields.
+    """
+
+    def __init__(self, config: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        self.lattice = Lattice(tuple(config["lattice"]))
+        self.space: FieldSpace = from_name(config["group"])
+        context = {"lattice": self.lattice, "group": self.space, "space": self.space}
+        terms = {n: instantiate(c, **context) for n, c in config["action"].items() if c}
+        for name, term in terms.items():
+            if not isinstance(term, Action):
+                raise InputError(f"action.{name} is a {type(term).__name__}, expected an action")
+        self.target: Action = SumAction(terms) if len(terms) > 1 else next(iter(terms.values()))
+        self.observables: list[Observable] = [
+            instantiate(c, **context) for c in (config.get("observables") or {}).values() if c
+        ]
+
+    def start(self, n_chains: int, seed: int) -> Tensor:
+        """Starting fields of all chains."""
+        config = dict(self.config["start"])
+        rng = torch.Generator(self.device)
+        rng.manual_seed(seed)
+        sectors = config.get("sectors")
+        if config["kind"] != "file":
+            return start_field(self.space, self.lattice, n_chains, rng, config["kind"], sectors)
+        if not isinstance(self.space, Group):
+            raise InputError(f"start=file reads gauge links, got a field of {self.space.name}")
+        path = Path(config["path"])
+        links = read_configuration(path, self.lattice.shape, self.space.n_colors).to(self.device)
+        self.space.check_field(links, self.lattice)
+        field = links.expand(n_chains, *links.shape[1:]).clone()
+        return flip_centre_sector(self.space, self.lattice, field, sectors) if sectors else field
+
+    @property
+    def integrator(self) -> dict[str, Any]:
+        """Keyword arguments of the kernels."""
+        config = self.config["integrator"]
+        known = {"trajectory_length", "random_length", "levels"}
+        if unknown := set(config) - known:
+            raise InputError(f"integrator has no key {sorted(unknown)}; known: {sorted(known)}")
+        return {
+            "trajectory_length": config["trajectory_length"],
+            "random_length": config["random_length"],
+            "levels": [Level(**level) for level in config["levels"]],
+        }
+
+    def hmc(self) -> HMC:
+        """HMC of the target."""
+        return HMC(self.target, **self.integrator)
+
+
+def build_system(config: Mapping[str, Any], device: torch.device | str = "cpu") -> System:
+    """Build and check the system of a config."""
+    return System(config, device)
+
+
+def _factory(config: Mapping[str, Any] | None) -> Callable[[Any], Any] | None:
+    """A one-argument factory of a config (optimizers from parameters, schedules from optimizers)."""
+    if config is None:
+        return None
+
+    def make(first: Any) -> Any:
+        target = str(config["_target_"])
+        argument = "params" if target.startswith("torch.optim.") and "lr_scheduler" not in target else "optimizer"
+        return instantiate(config, **{argument: first})
+
+    return make
+
+
+def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionRegression:
+    """The LightningModule of a row that samples with an effective action."""
+    if not isinstance(system.target, SumAction) or not isinstance(system.space, Group):
+        raise InputError(
+            f"row {name!r}: an effective action needs a target of one gauge action and one staggered "
+            "fermion (action=staggered)"
+        )
+    effective_config = dict(row["effective"])
+    network_config = effective_config.pop("network", None)
+    network = None
+    if network_config:
+        network = instantiate(network_config, lattice=system.lattice, group=system.space)
+    known = {"masses", "loops", "tolerance_md"}
+    if unknown := set(effective_config) - known:
+        raise InputError(f"row {name!r}: effective has no key {sorted(unknown)}, only {sorted(known)}")
+    effective = EffectiveAction(
+        system.target, network=network, min_mass=row.get("min_mass"), **effective_config
+    )
+    training = row["training"]
+    method = ActionRegression(
+        effective,
+        loss=training["loss"],
+        linear="fixed" if row.get("train") is False else training["linear"],
+        optimizer=_factory(training["optimizer"]),
+        scheduler=_factory(training["scheduler"]),
+        forgetting=training["forgetting"],
+        ridge=training["ridge"],
+        label=name,
+    )
+    return method.to(system.device)
+
+
+def build_kernel(system: System, row: Mapping[str, Any], method: ActionRegression | None) -> Kernel:
+    """The kernel that samples a row."""
+    if row["sampler"] == "hmc":
+        return system.hmc()
+    assert method is not None
+    options = system.integrator
+    levels = options["levels"]
+    if len(levels) > 1 or levels[0].terms is not None:
+        raise InputError(
+            "an effective action is one term, so self-learning HMC takes one level without terms; "
+            f"got {levels}"
+        )
+    return SelfLearningHMC(system.target, method.effective, **options)
+
+

@@ -1,0 +1,131 @@
+"""Configs: composing them with Hydra, and errors that name the nearest key or option."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lattice_lightning.exceptions import InputError
+
+__all__ = ["compose_config", "config_folder", "differences", "experiments"]
+
+
+def config_folder() -> Path:
+    """The folder of configs: beside the package in a checkout, inside it in an installation."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package.parent / "configs", package / "configs"):
+        if (folder / "train.yaml").exists():
+            return folder
+    raise InputError(f"no configs found beside {package}; reinstall the package")
+
+
+def experiments() -> dict[str, str]:
+    """Experiments with the first comment line of each that is not a Hydra directive."""
+    found = {}
+    for path in sorted((config_folder() / "experiment").glob("*.yaml")):
+        lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+        comments = [line for line in lines if not line.startswith("@package")]
+        found[path.stem] = comments[0] if comments else ""
+    return found
+
+
+def _register_resolvers() -> None:
+    OmegaConf.register_new_resolver("steps", lambda a, b: int(a) * int(b), replace=True)
+
+
+def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
+    """The composed config of a command line.
+
+    Raises:
+        InputError: for a misspelled key, group or option, naming the nearest one.
+    """
+    _register_resolvers()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            config = compose(name, list(overrides))
+            missing = [k for k in OmegaConf.missing_keys(config) if not k.startswith("_")]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error, overrides)) from error
+    if missing:
+        known = ", ".join(experiments())
+        raise InputError(
+            f"no value for {', '.join(sorted(missing))}: choose an experiment ({known}) as in "
+            "`experiment=cask_su2`, or set the key"
+        )
+    return config
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    text = str(error).strip()
+    chain: BaseException | None = error
+    while chain is not None:
+        text += "\n" + str(chain)
+        chain = chain.__cause__
+    option = re.search(r"(?:Could not find|In '[^']*': Could not find) '([^']+)'", text)
+    if option is None:
+        option = re.search(r"Could not (?:load|find) '?([\w/]+)'?", text)
+    if option is not None and "/" in option.group(1):
+        group, _, wrong = option.group(1).rpartition("/")
+        options = sorted(p.stem for p in (config_folder() / group).glob("*.yaml"))
+        return f"no {group} is called {wrong!r}; " + _suggest(wrong, options)
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '([^']+)' is not in struct", text
+    )
+    if key is not None:
+        wrong = key.group(1)
+        return f"the config has no key {wrong!r}; " + _suggest(wrong, _known_keys(overrides))
+    group_match = re.search(r"No match in the defaults list for '?([\w/]+)'?", text)
+    if group_match is not None:
+        wrong = group_match.group(1)
+        groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
+        return f"the config has no group {wrong!r}; " + _suggest(wrong, groups)
+    return f"the config cannot be composed: {str(error).strip().splitlines()[0]}"
+
+
+def _suggest(wrong: str, options: list[str]) -> str:
+    near = get_close_matches(wrong, options, n=1, cutoff=0.5)
+    if not near:
+        near = get_close_matches(wrong.rsplit(".", 1)[-1], options, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    shown = options if len(options) <= 12 else [o for o in options if "." not in o]
+    return f"{hint}Known: {', '.join(shown)}"
+
+
+def _known_keys(overrides: Sequence[str]) -> list[str]:
+    kept = [o for o in overrides if o.startswith(("experiment=", "debug="))]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        try:
+            config = compose("train", kept)
+        except (HydraException, OmegaConfBaseException):
+            config = compose("train")
+    return sorted(_flatten(OmegaConf.to_container(config, resolve=False)))
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat[name] = value
+        flat.update(_flatten(value, f"{name}."))
+    return flat
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """Lines ``key: old -> new`` for every leaf that differs between two plain configs."""
+    a, b = _flatten(old), _flatten(new)
+    lines = []
+    for key in sorted(a.keys() | b.keys()):
+        before, after = a.get(key, "(absent)"), b.get(key, "(absent)")
+        if before != after and not (isinstance(before, dict) and isinstance(after, dict)):
+            lines.append(f"{key}: {before} -> {after}")
+    return lines
