@@ -1,7 +1,7 @@
 """Exact sampling with a model in training: short runs at epoch ends, a long one after the fit."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lattice_lightning.actions import Action
+from lattice_lightning.data import EnsembleWriter
 from lattice_lightning.observables import Observable
 from lattice_lightning.samplers import ChainCheckpoint, History, Kernel, State, run
 
@@ -51,10 +52,24 @@ def sample_exactly(
     seed: int,
     checkpoint: Path | None = None,
     progress: str | None = None,
+    writer: EnsembleWriter | None = None,
+    save_every: int = 1,
 ) -> SamplingResult:
     """Thermalise with the frozen kernel, discard, sample; resumable where a path is given.
 
-    The wall time of an interrupted run is that of all its sessions.
+    Args:
+        kernel: its parameters must not change any more.
+        start: field that the chains start from, ``[chains, ...]``.
+        plan: how long.
+        observables: what to measure.
+        seed: of the chain; measurements draw from another generator.
+        checkpoint: file that the run saves itself in and goes on from.
+        progress: label of the progress bar; None for none.
+        writer: ensemble that keeps every ``save_every``-th field.
+        save_every: see writer.
+
+    Returns:
+        History, last state and wall time without thermalisation (of all sessions of a resumed run).
     """
     rng, measure_rng = torch.Generator(start.device), torch.Generator(start.device)
     rng.manual_seed(seed)
@@ -63,7 +78,9 @@ def sample_exactly(
     before = _elapsed(checkpoint)
     tic = perf_counter()
 
-    def save_time(step: int, state: State, info: Any) -> None:
+    def after_step(step: int, state: State, info: Any) -> None:
+        if writer is not None and (step + 1) % save_every == 0:
+            writer.append(state.field, step, [rng.get_state(), measure_rng.get_state()])
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
             checkpoint.with_suffix(".seconds").write_text(str(before + perf_counter() - tic))
 
@@ -71,6 +88,10 @@ def sample_exactly(
     if checkpoint is not None:
         first = ChainCheckpoint(checkpoint.with_suffix(".thermal.pt"), plan.checkpoint_every)
         last = ChainCheckpoint(checkpoint, plan.checkpoint_every)
+    if last is not None and last.path.exists():
+        # the chains are beyond thermalisation: its generator state must not be taken
+        first = None
+        plan = replace(plan, n_thermalise=0)
     label = f"{progress}, thermalising" if progress else None
     state, _ = run(
         kernel, state, plan.n_thermalise, rng, checkpoint=first, measure_rng=measure_rng,
@@ -79,7 +100,7 @@ def sample_exactly(
     tic = perf_counter()
     state, history = run(
         kernel, state, plan.n_steps, rng, observables, measure_every=plan.measure_every,
-        measure_rng=measure_rng, on_step=save_time, checkpoint=last, progress=progress,
+        measure_rng=measure_rng, on_step=after_step, checkpoint=last, progress=progress,
     )
     seconds = before + perf_counter() - tic
     if checkpoint is not None:

@@ -66,7 +66,6 @@ class PairStream:
         self.device = torch.device(device)
         self._next = 0
         self._state: State | None = None
-        self.iterations = 0
 
     def _path(self, index: int) -> Path:
         return self.folder / f"trajectory_{index:06d}.pt"
@@ -108,17 +107,21 @@ class PairStream:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Trajectory ``index`` as a batch for training."""
+        self.ensure(index)
+        stored = self._load(index)
+        return {k: v for k, v in stored.items() if k not in {"field", "rng"}}
+
+    def ensure(self, index: int) -> None:
+        """Generate and store all trajectories up to ``index``."""
         while not self._path(index).exists():
             while self._path(self._next).exists():
                 self._next += 1
                 self._state = None
             self._generate()
-        stored = self._load(index)
-        return {k: v for k, v in stored.items() if k not in {"field", "rng"}}
 
     def last_field(self, index: int) -> Tensor:
         """Field of the chains after trajectory ``index``."""
-        self[index]
+        self.ensure(index)
         field: Tensor = self._load(index)["field"]
         return field
 

@@ -55,6 +55,7 @@ class ActionRegression(LightningModule):
         scheduler: makes a learning-rate schedule, stepped every batch.
         forgetting: weight of the older normal equations at each batch while a network trains.
         ridge: relative ridge of the closed form.
+        label: row name, put before the names of logged metrics.
 
     Raises:
         InputError: for unknown options or options that contradict each other.
@@ -86,11 +87,18 @@ class ActionRegression(LightningModule):
         needs_optimizer = effective.network is not None or linear == "gradient"
         if needs_optimizer and optimizer is None:
             raise InputError("a network or linear=gradient needs an optimizer, got none")
+        if not 0 < forgetting <= 1 or ridge < 0:
+            raise InputError(
+                f"expected 0 < forgetting <= 1 and ridge >= 0, got {forgetting}, {ridge}"
+            )
         self.effective, self.loss_kind, self.linear = effective, loss, linear
         self.make_optimizer = optimizer if needs_optimizer else None
         self.make_scheduler = scheduler
+        # DDP waits for a gradient of every parameter that wants one
+        effective.coefficients.requires_grad_(linear == "gradient" or effective.network is None)
         self.forgetting = forgetting if effective.network is not None else 1.0
         self.ridge, self.label = ridge, f"{label}/" if label else ""
+        self.origin: dict[str, Any] = {}
         self.automatic_optimization = needs_optimizer
         n = effective.coefficients.numel()
         self.register_buffer("normal_matrix", torch.zeros(n, n, dtype=torch.float64))
@@ -158,22 +166,33 @@ class ActionRegression(LightningModule):
                 f"the loss of step {self.global_step} is {float(loss)}: lower the learning rate or "
                 "the initial weights"
             )
-        return loss if self.automatic_optimization else None
+        if self.automatic_optimization:
+            return loss
+        # advances the step count; the coefficients have no gradient and stay what the fit made them
+        self.optimizers().step()  # type: ignore[union-attr]
+        return None
 
     def configure_optimizers(self) -> Any:
-        """Optimizer over network (and coefficients, if trained by gradient); none in closed form."""
+        """Optimizer over network (and coefficients, if trained by gradient).
+
+        In closed form an idle one: Lightning counts steps, and so saves checkpoints, by optimizers.
+        """
         if self.make_optimizer is None:
-            return None
+            return torch.optim.SGD([self.effective.coefficients], lr=0.0)
         parameters = [
             p
-            for name, p in self.named_parameters()
-            if self.linear == "gradient" or name != "effective.coefficients"
+            for p in self.parameters()
+            if p.requires_grad
         ]
         optimizer = self.make_optimizer(parameters)
         if self.make_scheduler is None:
             return optimizer
         scheduler = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the origin (config, row, version) beside the weights, so that a file is enough."""
+        checkpoint["origin"] = self.origin
 
     def kernel(self, target: Action, **options: Any) -> SelfLearningHMC:
         """Self-learning HMC for the target, guided by the action as it is trained now."""

@@ -89,6 +89,7 @@ class System:
         path = Path(config["path"])
         links = read_configuration(path, self.lattice.shape, self.space.n_colors).to(self.device)
         self.space.check_field(links, self.lattice)
+        links = self.space.reunitarise(links)
         field = links.expand(n_chains, *links.shape[1:]).clone()
         return flip_centre_sector(self.space, self.lattice, field, sectors) if sectors else field
 

@@ -41,8 +41,11 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             scheduler["T_max"] = training["epochs"] * training["trajectories_per_epoch"]
         row["training"], row["min_mass"] = training, config.get("min_mass")
         if row["sampler"] == "self_learning_hmc":
-            if not row.get("effective"):
-                raise InputError(f"row {name!r}: self_learning_hmc needs `effective: {{masses: [...]}}`")
+            if not row.get("effective") and not row.get("checkpoint"):
+                raise InputError(
+                    f"row {name!r}: self_learning_hmc needs `effective: {{masses: [...]}}`, or "
+                    "`checkpoint: path` to take what a file holds"
+                )
             if training["epochs"] < 1 or training["trajectories_per_epoch"] < 1:
                 raise InputError(f"row {name!r}: epochs and trajectories_per_epoch must be positive")
         elif row.get("effective"):

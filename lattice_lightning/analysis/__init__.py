@@ -1,0 +1,40 @@
+"""Errors, comparison of samplers, the summary, plots and the report."""
+
+from lattice_lightning.analysis.comparison import Judgement, compare, judge_pulls
+from lattice_lightning.analysis.errors import (
+    Estimate,
+    acceptance,
+    autocorrelation_function,
+    estimate,
+    exp_minus_dH,
+    split_rhat,
+)
+from lattice_lightning.analysis.summary import (
+    load_summary,
+    observable_entry,
+    validate_summary,
+    value_error,
+    write_summary,
+)
+from lattice_lightning.analysis.tables import doubts, format_error, rows_of, summary_table
+
+__all__ = [
+    "Estimate",
+    "Judgement",
+    "acceptance",
+    "autocorrelation_function",
+    "compare",
+    "estimate",
+    "exp_minus_dH",
+    "doubts",
+    "format_error",
+    "judge_pulls",
+    "load_summary",
+    "observable_entry",
+    "rows_of",
+    "split_rhat",
+    "summary_table",
+    "validate_summary",
+    "value_error",
+    "write_summary",
+]

@@ -1,0 +1,186 @@
+"""report.html: one file with the plots inside, which opens offline."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from lattice_lightning.analysis import plots
+from lattice_lightning.analysis.tables import doubts, format_error, rows_of
+
+__all__ = ["write_report"]
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1040px;margin:2em auto;padding:0 1em}
+h1{margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid #ddd}.muted{color:#666}
+table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto}
+th,td{padding:.3em .7em;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}tr.headline{font-weight:600;background:#f3f8fc}
+.doubt{background:#fff6e5;border-left:4px solid #E69F00;padding:.5em 1em;margin:.4em 0}
+.fine{background:#eef8f3;border-left:4px solid #009E73;padding:.5em 1em}
+img{max-width:100%}td.off{color:#b33}pre{background:#f6f6f6;padding:1em;overflow-x:auto;font-size:12px}
+"""
+
+
+def _image(figure: Figure | None, caption: str) -> str:
+    if figure is None:
+        return ""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f'<figcaption class="muted">{escape(caption)}</figcaption></figure>'
+    )
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]], headline: str | None = None) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in header)
+    body = ""
+    for line in lines:
+        kind = ' class="headline"' if line[0] == headline else ""
+        cells = "".join(
+            f'<td class="off">{escape(c)}</td>' if c.endswith("!") else f"<td>{escape(c)}</td>"
+            for c in line
+        )
+        body += f"<tr{kind}>{cells}</tr>"
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _pair(entry: Mapping[str, Any] | None) -> str:
+    return format_error(entry["value"], entry["error"]) if entry else ""
+
+
+def _number(value: float | None, form: str = ".3g") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _samplers(summary: Mapping[str, Any], headline: str) -> str:
+    lines = []
+    for name, row in rows_of(summary):
+        held = row.get("held_out") or {}
+        against = held.get("against") or {}
+        versus = ""
+        if against.get("sigma") is not None:
+            versus = f"{against['sigma']:+.1f} sigma against {against['row']}"
+        sampling = row["sampling"]
+        lines.append(
+            [
+                name, str(row["model"]["n_parameters"]), _pair(sampling["acceptance"]),
+                _pair(sampling["exp_minus_dH"]), _number(sampling["var_dH"]),
+                _pair(held.get("pair_loss")), versus,
+            ]
+        )
+    header = ("row", "parameters", "acceptance", "<exp(-dH)>", "Var(dH)", "held-out pair loss",
+              "paired difference")
+    return _table(header, lines, headline)
+
+
+def _observables(summary: Mapping[str, Any], headline: str) -> str:
+    rows = list(rows_of(summary))
+    names = list(rows[0][1]["observables"])
+    parts = []
+    for name in names:
+        lines = []
+        for row_name, row in rows:
+            entry = row["observables"].get(name)
+            if entry is None:
+                continue
+            comparison = (row["comparison"] or {}).get(name) or {}
+            sigma = comparison.get("sigma")
+            lines.append(
+                [
+                    row_name, _pair(entry) + ("" if entry["reliable"] else " !"),
+                    _number(entry["error_gamma"], ".2g"), _number(entry["error_chains"], ".2g"),
+                    _number(entry["tau_int"], ".1f"), _number(entry["rhat"], ".3f"),
+                    "" if sigma is None else f"{sigma:+.2f}",
+                    _number(entry.get("exact"), ".6g") if "exact" in entry else "",
+                ]
+            )
+        header = (name, "value", "error (Gamma)", "error (chains)", "tau_int", "R-hat", "pull", "exact")
+        parts.append(_table(header, lines, headline))
+    return "".join(parts)
+
+
+def _costs(summary: Mapping[str, Any], headline: str) -> str:
+    lines = []
+    for name, row in rows_of(summary):
+        sampling, training = row["sampling"], row["training"]
+        n = sampling["n_steps"]
+        cost, iterations = sampling["seconds_per_effective_sample"], sampling["solver_iterations"]
+        lines.append(
+            [
+                name, "" if training is None else str(training["steps"]),
+                "" if training is None else f"{training['seconds']:.0f}",
+                f"{sampling['seconds']:.0f}", f"{sampling['seconds'] / n:.3g}",
+                _number(iterations["md"], ".0f"), _number(iterations["accept"], ".0f"),
+                _number(sampling["n_effective"], ".0f"),
+                _number(cost["without_training"]), _number(cost["with_training"]),
+                _number(sampling.get("reversal_error"), ".1e"),
+            ]
+        )
+    header = (
+        "row", "training steps", "training s", "sampling s", "s / trajectory (all chains)",
+        "CG in MD", "CG in accept", "effective samples", "s / effective sample", "training included",
+        "reversal error of H",
+    )
+    return _table(header, lines, headline)
+
+
+def write_report(
+    path: Path,
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    histories: plots.Histories,
+) -> Path:
+    """Write the report of a run.
+
+    Args:
+        path: file to write.
+        summary: validated summary.
+        metrics: entries of metrics.csv.
+        histories: ``{row: {name: [chains, steps]}}``.
+    """
+    headline = str(summary.get("row", summary["experiment"]))
+    config = summary["config"]
+    found = doubts(summary)
+    verdict = "".join(f'<div class="doubt">{escape(d)}</div>' for d in found)
+    if not found:
+        verdict = '<div class="fine">Every error is reliable and every comparison within its errors.</div>'
+    correlations = "".join(
+        _image(plots.autocorrelation_figure(histories, name), f"Autocorrelation of {name}, by row.")
+        for name in ("plaquette", "polyakov_loop_symmetrised", "chiral_condensate",
+                     "topological_charge", "magnetisation_squared")
+    )
+    lattice = "x".join(str(extent) for extent in config.get("lattice", []))
+    body = f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>{escape(summary["experiment"])}</title><style>{_STYLE}</style>
+<h1>{escape(summary["experiment"])}</h1>
+<p class="muted">{escape(str(config.get("group", "")))} on {lattice}; seed {summary["seed"]};
+{escape(summary["device"])}, {summary["threads"]} threads; lattice_lightning {escape(summary["version"])}</p>
+<h2>What this run does not resolve</h2>{verdict}
+<h2>Samplers</h2>{_samplers(summary, headline)}
+<p class="muted">Every row: same number of chains and steps, same integrator unless the config says
+otherwise, accepted with the true action. Errors: the larger of Gamma method and chain means.</p>
+{_image(plots.training_figure(metrics, list(histories)),
+        "Training loss (faint: every batch) and acceptance of short exact runs.")}
+{_image(plots.delta_h_figure(histories), "Energy change that the accept step sees.")}
+<h2>Observables</h2>
+{_image(plots.observables_figure(summary),
+        "Open symbols: error not reliable. Numbers: pull against the reference row. Black: exact.")}
+{_image(plots.polyakov_figure(histories), "Polyakov loops in every direction, up to 8 chains a row.")}
+{correlations}
+{_observables(summary, headline)}
+<h2>Costs</h2>{_costs(summary, headline)}
+<h2>Config</h2><details><summary>resolved config</summary>
+<pre>{escape(OmegaConf.to_yaml(OmegaConf.create(dict(config))))}</pre></details></html>"""
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    partial.write_text(body, encoding="utf-8")
+    partial.replace(path)
+    return path

@@ -1,0 +1,128 @@
+"""Numbers with errors, and the table of a summary, as text."""
+
+from collections.abc import Iterator, Mapping
+from math import floor, isfinite, log10
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["doubts", "format_error", "rows_of", "summary_table"]
+
+
+def format_error(value: float | None, error: float | None, digits: int = 1) -> str:
+    """A number with its error in brackets, in units of the last digits shown.
+
+    Example:
+        >>> format_error(0.70253, 0.00031), format_error(12.3, 1.4), format_error(0.5, None)
+        ('0.7025(3)', '12.3(1.4)', '0.5')
+    """
+    if value is None or not isfinite(value):
+        return "-"
+    if error is None or not isfinite(error) or error < 0:
+        return f"{value:.4g}"
+    if error == 0:
+        return f"{value:.6g}"
+    places = max(digits - 1 - floor(log10(error)), 0)
+    shown = round(error, places)
+    if shown >= 1 or places == 0:
+        places = max(places, 1) if error < 10 else 0
+        return f"{value:.{places}f}({error:.{places}f})"
+    return f"{value:.{places}f}({round(error * 10**places)})"
+
+
+def rows_of(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All rows of a summary, baselines first, the headline last."""
+    yield from summary["baselines"].items()
+    yield summary.get("row", summary["experiment"]), summary
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """Acceptance, cost and observables of every row, for the terminal."""
+    rows = list(rows_of(summary))
+    names = [n for n in rows[0][1]["observables"] if all(n in r["observables"] for _, r in rows)]
+    shown = [n for n in names if n not in {"polyakov_loop", "polyakov_loop_x", "polyakov_loop_y",
+                                           "polyakov_loop_z"}]
+    table = Table(title=f"{summary['experiment']} (! marks an error that is not reliable)")
+    for column in ("row", "parameters", "acceptance", "<exp(-dH)>", "held-out loss"):
+        table.add_column(column, no_wrap=True)
+    for name in shown:
+        table.add_column(name.replace("polyakov_loop", "L").replace("chiral_", ""), no_wrap=True)
+    table.add_column("s / eff. sample", no_wrap=True)
+    for name, row in rows:
+        sampling = row["sampling"]
+        held = (row.get("held_out") or {}).get("pair_loss") or {}
+        cells = [
+            name,
+            str(row["model"]["n_parameters"]),
+            _pair(sampling["acceptance"]),
+            _pair(sampling["exp_minus_dH"]),
+            _pair(held) if held else "",
+        ]
+        for observable in shown:
+            entry = row["observables"][observable]
+            cells.append(_pair(entry) + ("" if entry["reliable"] else " !"))
+        cost = sampling["seconds_per_effective_sample"]["without_training"]
+        cells.append("-" if cost is None else f"{cost:.3g}")
+        table.add_row(*cells)
+    return table
+
+
+def _pair(entry: Mapping[str, Any]) -> str:
+    return format_error(entry["value"], entry["error"])
+
+
+def doubts(summary: Mapping[str, Any]) -> list[str]:
+    """What the run does not resolve, one sentence each."""
+    found = []
+    for name, row in rows_of(summary):
+        sampling, observables = row["sampling"], row["observables"]
+        bad = {o: e.get("reason") for o, e in observables.items() if not e["reliable"]}
+        if bad:
+            listed = "; ".join(f"{o}: {reason}" for o, reason in bad.items())
+            found.append(f"{name}: errors that are not reliable ({listed}).")
+        weight = sampling["exp_minus_dH"]
+        # the variance of exp(-dH) is exp(Var dH) - 1
+        if (sampling["var_dH"] or 0) > 1.5:
+            found.append(
+                f"{name}: Var(dH) = {sampling['var_dH']:.2g} is too large for <exp(-dH)> to test anything."
+            )
+        elif weight["error"] and abs(weight["value"] - 1) > 3.5 * weight["error"]:
+            found.append(
+                f"{name}: <exp(-dH)> = {_pair(weight)} is not one: the chain is out of equilibrium, or "
+                "the kernel is wrong."
+            )
+        if sampling.get("n_failed"):
+            found.append(
+                f"{name}: {sampling['n_failed']} trajectories ended without a finite dH; they were rejected."
+            )
+        comparison = row["comparison"]
+        if comparison and comparison["dof"] and comparison["p_value"] < 0.01:
+            found.append(
+                f"{name}: differs from its reference, chi^2 / dof = {comparison['chi2']:.1f} / "
+                f"{comparison['dof']}, p = {comparison['p_value']:.2g}."
+            )
+    found += _centre_sectors(summary)
+    return found
+
+
+def _centre_sectors(summary: Mapping[str, Any]) -> list[str]:
+    """Whether -L_x, -L_y, -L_z and L_t agree, where they must (SU(2) on L^d)."""
+    found = []
+    for name, row in rows_of(summary):
+        observables = row["observables"]
+        if "polyakov_loop_symmetrised" not in observables:
+            continue
+        axes = [a for a in "xyz" if f"polyakov_loop_{a}" in observables]
+        signed = [(a, -observables[f"polyakov_loop_{a}"]["value"],
+                   observables[f"polyakov_loop_{a}"]["error"]) for a in axes]
+        t = observables["polyakov_loop_t"]
+        signed.append(("t", t["value"], t["error"]))
+        values = [v for _, v, _ in signed]
+        worst = max(signed, key=lambda s: abs(s[1] - sum(values) / len(values)) / (s[2] or 1e9))
+        deviation = abs(worst[1] - sum(values) / len(values)) / (worst[2] or 1e9)
+        if deviation > 3:
+            found.append(
+                f"{name}: -L_x, -L_y, -L_z and L_t do not agree ({worst[0]} is {deviation:.1f} errors off "
+                "their mean): the centre sectors are not equilibrated, observables are of this start."
+            )
+    return found

@@ -1,0 +1,156 @@
+"""The command line: ``lattice-lightning train|sample|generate|measure|report``."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from lattice_lightning import __version__
+from lattice_lightning.exceptions import InputError, LatticeLightningError
+
+__all__ = ["main", "plain_config"]
+
+USAGE = """usage: lattice-lightning <command> [key=value ...]      (or: python train.py [key=value ...])
+
+  train     train experiment=cask_su2 [resume=FOLDER] [dry_run=true] [debug=limit] [trainer=gpu] ...
+  sample    sample checkpoint=FILE [n_steps=60] [n_chains=16] [seed=1] ...: exact sampling from
+            trained weights alone, no config needed
+  generate  generate experiment=NAME ensemble=FOLDER [every=1] ...: HMC configurations of the
+            experiment's action, written to a zarr ensemble, resumable
+  measure   measure ensemble=FOLDER | file=CONFIGURATION group=SU(2) lattice=[4,4,4,4]
+  report    report FOLDER: write report.html of a finished run again
+"""
+
+
+def plain_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved config of a train command line; with ``resume=`` alone, the run's own."""
+    from lattice_lightning.pipeline.compose import compose_config
+    from lattice_lightning.pipeline.folder import RunFolder
+
+    given = dict(o.split("=", 1) for o in overrides if "=" in o)
+    if "resume" in given and "experiment" not in given:
+        folder = RunFolder.find(given["resume"])
+        config = folder.read_config()
+        config.update(resume=str(folder.path), dry_run=False, publish=None, output_dir="outputs")
+        extra = set(given) - {"resume", "publish", "dry_run"}
+        if extra:
+            raise InputError(
+                f"resume= goes on with the run's own config, but {sorted(extra)} came too; leave them "
+                "out, or give the whole command again to have it compared"
+            )
+        config["publish"] = given.get("publish")
+        return config
+    composed = OmegaConf.to_container(compose_config(overrides), resolve=True)
+    assert isinstance(composed, dict)
+    return {str(key): value for key, value in composed.items()}
+
+
+def _help() -> str:
+    from lattice_lightning.pipeline.compose import experiments
+
+    lines = [USAGE, "experiments:"]
+    lines += [f"  {name:16s} {comment}" for name, comment in experiments().items()]
+    lines.append("\nevery key of configs/ can be set: seed=2 sampling.n_steps=200 trainer=ddp logger=wandb")
+    return "\n".join(lines)
+
+
+def _train(arguments: list[str], console: Console) -> None:
+    from lattice_lightning.pipeline.scan import scan
+    from lattice_lightning.pipeline.train import train
+
+    config = plain_config(arguments)
+    if config.get("scan"):
+        scan(config, console)
+    else:
+        train(config, console)
+
+
+def _sample(arguments: list[str], console: Console) -> None:
+    from lattice_lightning.pipeline.sample import sample_command
+
+    sample_command(_keys(arguments), console)
+
+
+def _generate(arguments: list[str], console: Console) -> None:
+    from lattice_lightning.pipeline.generate import generate
+
+    own = {"ensemble", "every"}
+    mine = _keys([a for a in arguments if a.split("=", 1)[0] in own])
+    if "ensemble" not in mine:
+        raise InputError("generate needs ensemble=FOLDER to write to")
+    config = plain_config([a for a in arguments if a.split("=", 1)[0] not in own])
+    generate(config, Path(str(mine["ensemble"])), int(mine.get("every", 1)), console)
+
+
+def _measure(arguments: list[str], console: Console) -> None:
+    from lattice_lightning.pipeline.measure import measure_command
+
+    measure_command(_keys(arguments), console)
+
+
+def _report(arguments: list[str], console: Console) -> None:
+    from lattice_lightning.pipeline.report import rewrite_report
+
+    if len(arguments) != 1:
+        raise InputError("report takes one folder of a finished run")
+    console.print(f"report: {rewrite_report(arguments[0])}")
+
+
+def _keys(arguments: Sequence[str]) -> dict[str, Any]:
+    """key=value arguments of the commands without a Hydra config, values read as YAML."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise InputError(f"expected key=value, got {argument!r}")
+        values[key] = OmegaConf.to_container(OmegaConf.create({"v": _yaml(value)}))["v"]  # type: ignore[index,call-overload]
+    return values
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+COMMANDS = {
+    "train": _train,
+    "sample": _sample,
+    "generate": _generate,
+    "measure": _measure,
+    "report": _report,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; prints errors of ours without a traceback and returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
+        print(_help())
+        return 0
+    if arguments[0] in ("--version", "version"):
+        print(__version__)
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    console = Console(quiet=_rank() != 0, width=None if sys.stdout.isatty() else 160)
+    try:
+        COMMANDS[command](rest, console)
+    except LatticeLightningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _rank() -> int:
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+    return int(rank_zero_only.rank)

@@ -1,0 +1,168 @@
+"""How long a run will take, from one measured piece of every stage."""
+
+import resource
+import sys
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lattice_lightning.actions import Aux
+from lattice_lightning.methods import ActionRegression
+from lattice_lightning.methods.action_regression import PairBatch
+from lattice_lightning.pipeline.experiment import Experiment
+from lattice_lightning.samplers import SCHEMES, SelfLearningHMC
+
+__all__ = ["Stage", "measure_stages", "print_plan"]
+
+# a model at work on thermalised fields iterates longer than on the probe's start
+MARGIN = 1.25
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with the seconds it will take, roughly."""
+
+    name: str
+    work: str
+    seconds: float
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _force_evaluations(kernel: SelfLearningHMC) -> int:
+    """Forces a trajectory, of the innermost level's count for several."""
+    total, intervals = 0, 1
+    for level in kernel.levels:
+        kicks = len(SCHEMES[level.scheme][0]) - 1
+        total = max(total, intervals * level.n_steps * kicks + 1)
+        intervals *= level.n_steps * len(SCHEMES[level.scheme][1])
+    return total
+
+
+def measure_stages(experiment: Experiment) -> list[Stage]:
+    """Run one trajectory of HMC, one training step and one force of every row; extrapolate."""
+    config, device = experiment.config, experiment.system.device
+    rng = torch.Generator(device)
+    rng.manual_seed(0)
+    field = experiment.start()
+    hmc = experiment.system.hmc()
+    tic = perf_counter()
+    hmc.target.refresh(field, rng)
+    _synchronise(device)
+    warm_up = perf_counter() - tic
+    tic = perf_counter()
+    trajectory = hmc.propose(rng, hmc.init(field, rng))
+    _synchronise(device)
+    t_hmc = MARGIN * (perf_counter() - tic)
+    state, _ = hmc.decide(rng, trajectory)
+    batch = {
+        "start": trajectory.start, "end": state.field, "aux": dict(trajectory.aux),
+        "action_start": trajectory.action_start, "action_end": trajectory.action_end,
+    }
+    stream, sampling = config["stream"], config["sampling"]
+    stages = [Stage("compile", "first calls", warm_up)] if warm_up > 2 * t_hmc else []
+    n_held = stream["n_held_out"] + stream["n_thermalise"] if experiment.methods else 0
+    stages.append(Stage("thermalise", f"{stream['n_thermalise']} trajectories", stream["n_thermalise"] * t_hmc))
+    if experiment.n_stream:
+        stages.append(Stage("stream", f"{experiment.n_stream} trajectories", experiment.n_stream * t_hmc))
+    if n_held and stream["n_held_out"]:
+        stages.append(Stage("held out", f"{n_held} trajectories", n_held * t_hmc))
+    cost = {name: t_hmc for name in experiment.rows}
+    for name, method in experiment.methods.items():
+        kernel = experiment.kernels[name]
+        assert isinstance(kernel, SelfLearningHMC)
+        t_force = _time_force(kernel, field, trajectory.aux, device)
+        t_target = _time_force(hmc, field, trajectory.aux, device)
+        forces = _force_evaluations(kernel)
+        cost[name] = MARGIN * forces * t_force + max(t_hmc - MARGIN * _force_evaluations(hmc) * t_target, 0.1 * t_hmc)
+        if name in experiment.trained:
+            t_step = MARGIN * _time_step(method, batch, device)
+            training = experiment.rows[name]["training"]
+            steps = training["epochs"] * training["trajectories_per_epoch"]
+            short = config["short_sampling"]
+            runs = -(-training["epochs"] // short["every_n_epochs"]) * short["n_trajectories"]
+            stages.append(
+                Stage(f"train {name}", f"{steps} steps", steps * t_step + runs * cost[name])
+            )
+    for name in experiment.rows:
+        n = sampling["n_thermalise"] + sampling["n_steps"] + 2
+        stages.append(Stage(f"sample {name}", f"{n} trajectories", n * cost[name]))
+    return stages
+
+
+def _time_force(kernel: SelfLearningHMC, field: Tensor, aux: Aux, device: torch.device) -> float:
+    tic = perf_counter()
+    kernel.effective.force(field, aux, strict=False)
+    _synchronise(device)
+    kernel.effective.pop_iterations()
+    return perf_counter() - tic
+
+
+def _time_step(method: ActionRegression, batch: PairBatch, device: torch.device) -> float:
+    """Forward and backward, twice; the first call compiles. Leaves the module as it was."""
+    saved = {k: v.clone() for k, v in method.state_dict().items()}
+    seconds = 0.0
+    for _ in range(2):
+        tic = perf_counter()
+        loss = method.loss(batch)
+        if loss.requires_grad:
+            loss.backward()
+        _synchronise(device)
+        seconds = perf_counter() - tic
+    method.load_state_dict(saved)
+    method.zero_grad(set_to_none=True)
+    return seconds
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 45 s, 3 min 20 s or 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(whole, 1)} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def print_plan(experiment: Experiment, stages: list[Stage], console: Console) -> None:
+    """Shapes, parameters, memory and time of what is about to run."""
+    system, config = experiment.system, experiment.config
+    field = experiment.start()
+    field_mb = field.numel() * field.element_size() / 2**20
+    disk = (experiment.n_stream + config["stream"]["n_held_out"]) * 3.2 * field_mb
+    # Linux counts kilobytes, macOS bytes
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    console.print(
+        f"{system.space.name} on {'x'.join(map(str, system.lattice.shape))}, "
+        f"{field.shape[0]} chains a process on {system.device}, field {list(field.shape)} "
+        f"({field_mb:.1f} MiB); about {disk:.0f} MiB of trajectories on disk; memory in use after "
+        f"one step of everything {peak:.0f} MiB"
+    )
+    rows = Table("row", "sampler", "effective action", "parameters", "trained")
+    for name, row in experiment.rows.items():
+        method = experiment.methods.get(name)
+        count = 0 if method is None else method.effective.n_parameters
+        model = "" if method is None else describe(method)
+        rows.add_row(name, row["sampler"], model, str(count), "yes" if name in experiment.trained else "")
+    console.print(rows)
+    times = Table("stage", "work", "about")
+    for stage in stages:
+        times.add_row(stage.name, stage.work, clock(stage.seconds))
+    times.add_row("all", "", clock(sum(s.seconds for s in stages)), style="bold")
+    console.print(times)
+
+
+def describe(method: ActionRegression) -> str:
+    """Masses and network of an effective action, in a few words."""
+    effective = method.effective
+    masses = ", ".join(f"{m:g}" for m in effective.masses)
+    network = "" if effective.network is None else f", {type(effective.network).__name__}"
+    return f"m = {masses}{network}"

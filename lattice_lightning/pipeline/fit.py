@@ -1,0 +1,202 @@
+"""Fitting one row with Lightning, resumable at epoch ends."""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers.logger import Logger
+from torch import Tensor
+
+from lattice_lightning.callbacks import ExactSampling, MetricsCsv, read_metrics
+from lattice_lightning.data import PairStream, TrajectoryData
+from lattice_lightning.exceptions import ResumeError
+from lattice_lightning.methods import ActionRegression
+from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.weights import load_weights, save_weights
+
+__all__ = ["Fitted", "fit_row", "quiet_lightning"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training a row took: optimizer steps, seconds, loss at first and last epoch."""
+
+    steps: int
+    seconds: float
+    loss_first: float | None
+    loss_last: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry ``training`` of summary.json."""
+        loss = {"first": self.loss_first, "last": self.loss_last}
+        return {"steps": self.steps, "seconds": self.seconds, "loss": loss}
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice that contradicts ours (no workers, so that resuming is bitwise)."""
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",
+            ".*Checkpoint directory .* exists and is not empty.*",
+            ".*LeafSpec.*",
+            ".*GPU available but not used.*",
+            ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+            ".*You're resuming from a checkpoint that ended.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        logger = logging.getLogger("pytorch_lightning")
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+class _Clock(Callback):
+    """Training seconds over all sessions of a run, kept in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.before, self.tic = 0.0, perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + perf_counter() - self.tic
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = float(state_dict["seconds"])
+
+
+class _Narrator(Callback):
+    """One line an epoch where a progress bar would be lost (logs of batch jobs)."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shown = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        text = ", ".join(f"{k.split('/')[-1]} {v:.4g}" for k, v in shown.items())
+        if trainer.is_global_zero:
+            print(f"  epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {text}", flush=True)
+
+
+def _resume_epoch(path: Path) -> int:
+    """Epoch that a Lightning checkpoint goes on with."""
+    payload = load_weights(path)
+    try:
+        return int(payload["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except KeyError as error:
+        raise ResumeError(f"{path} has no epoch count; delete it to train anew") from error
+
+
+def fit_row(
+    name: str,
+    row: Mapping[str, Any],
+    method: ActionRegression,
+    system: System,
+    stream: PairStream,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    start: Callable[[], Tensor],
+    loggers: list[Logger] | None = None,
+) -> Fitted:
+    """Train one row on the shared stream, from its last checkpoint where there is one.
+
+    Args:
+        name: row name.
+        row: expanded row.
+        method: the module, trained in place.
+        system: what is sampled.
+        stream: trajectories, shared by all rows.
+        folder: of the run.
+        config: the whole plain config.
+        start: field that the short sampling runs start from.
+        loggers: loggers beside metrics.csv.
+
+    Raises:
+        ResumeError: when a checkpoint cannot be gone on from.
+    """
+    weights, last = folder.weights(name), folder.checkpoint(name)
+    training, trainer_config = row["training"], config["trainer"]
+    if weights.exists():
+        payload = load_weights(weights)
+        method.load_state_dict(payload["state_dict"])
+        return _fitted(folder, name, payload["origin"]["steps"], payload["origin"]["seconds"])
+    resume = last if last.exists() else None
+    csv = MetricsCsv(folder.metrics, name, _resume_epoch(last) if resume else 0)
+    data = TrajectoryData(
+        stream, training["trajectories_per_epoch"], config["stream"]["n_trajectories"]
+    )
+    options = dict(system.integrator)
+    short = config["short_sampling"]
+    clock = _Clock()
+    sampling = ExactSampling(
+        system.target, start, options, short["every_n_epochs"], short["n_trajectories"],
+        seed=config["seed"] + 77_000,
+    )
+    saver = ModelCheckpoint(
+        last.parent, filename="last", every_n_epochs=1, save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    bar: Callback = RichProgressBar(leave=False) if _is_terminal() else _Narrator()
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator=trainer_config["accelerator"],
+            devices=trainer_config["devices"],
+            strategy=trainer_config["strategy"],
+            precision=trainer_config["precision"],
+            max_epochs=training["epochs"],
+            logger=[csv, *(loggers or [])],
+            callbacks=[clock, sampling, bar, saver],
+            gradient_clip_val=training["gradient_clip"] if method.automatic_optimization else None,
+            inference_mode=False,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+            enable_progress_bar=_is_terminal(),
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            default_root_dir=str(folder.path),
+        )
+        trainer.fit(method, data, ckpt_path=str(resume) if resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    # Lightning moves the module back to the CPU when it tears down
+    method.to(system.device)
+    steps, seconds = int(trainer.global_step), clock.seconds
+    method.origin = {**method.origin, "steps": steps, "seconds": seconds}
+    if trainer.is_global_zero:
+        save_weights(weights, method)
+    return _fitted(folder, name, steps, seconds)
+
+
+def _is_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()
+
+
+def _fitted(folder: RunFolder, name: str, steps: int, seconds: float) -> Fitted:
+    """Training figures with the mean loss of the first and last epoch, from metrics.csv."""
+    losses: dict[int, list[float]] = {}
+    if folder.metrics.exists():
+        for entry in read_metrics(folder.metrics):
+            if entry["row"] == name and entry["metric"] == "loss":
+                losses.setdefault(entry["epoch"], []).append(entry["value"])
+    means = [sum(losses[e]) / len(losses[e]) for e in sorted(losses)]
+    first, last = (means[0], means[-1]) if means else (None, None)
+    finite = [None if m is None or not math.isfinite(m) else m for m in (first, last)]
+    return Fitted(steps, seconds, finite[0], finite[1])
+
+

@@ -1,0 +1,63 @@
+"""The command ``generate``: HMC configurations of an action, kept in a zarr ensemble."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lattice_lightning.data import EnsembleWriter
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.train import choose_device
+from lattice_lightning.samplers import ChainCheckpoint, Info, State, run
+
+__all__ = ["generate"]
+
+
+def generate(config: Mapping[str, Any], path: Path, every: int, console: Console) -> Path:
+    """Thermalise, then write every n-th configuration of all chains; goes on where it was killed.
+
+    Args:
+        config: resolved config of an experiment; ``sampling.n_steps`` trajectories are run.
+        path: folder of the ensemble.
+        every: trajectories between stored configurations.
+        console: where to print.
+
+    Raises:
+        InputError: for an interval below one, or one longer than the run.
+    """
+    n_steps = int(config["sampling"]["n_steps"])
+    if not 1 <= every <= n_steps:
+        raise InputError(f"every must be from 1 to sampling.n_steps={n_steps}, got {every}")
+    device = choose_device(config["trainer"])
+    system = System(config, device)
+    seed = int(config["seed"])
+    rng = torch.Generator(device)
+    rng.manual_seed(seed)
+    kernel = system.hmc()
+    start = system.start(config["stream"]["n_chains"], seed)
+    chains = path.with_suffix(".chains")
+    thermal = ChainCheckpoint(chains / "thermal.pt")
+    produced = ChainCheckpoint(chains / "chain.pt", config["sampling"]["checkpoint_every"])
+    provenance = {"config": dict(config), "seed": seed, "row": "hmc", "every": every}
+    with EnsembleWriter(path, tuple(start.shape), n_steps // every, provenance, dtype=start.dtype) as writer:
+        state = kernel.init(start, rng)
+        if not produced.path.exists():
+            state, _ = run(
+                kernel, state, config["stream"]["n_thermalise"], rng, checkpoint=thermal,
+                progress="thermalising",
+            )
+
+        def write(step: int, state: State, info: Info) -> None:
+            if (step + 1) % every == 0:
+                writer.append(state.field, step, [rng.get_state()])
+
+        _, history = run(
+            kernel, state, n_steps, rng, system.observables, on_step=write, checkpoint=produced,
+            progress="generating",
+        )
+    rate = float(history["accepted"].mean())
+    console.print(f"{n_steps // every} x {start.shape[0]} configurations in {path}; acceptance {rate:.3f}")
+    return path

@@ -1,0 +1,28 @@
+"""The command ``report``: report.html of a finished run, from what its folder holds."""
+
+from pathlib import Path
+
+from lattice_lightning.analysis import load_summary
+from lattice_lightning.analysis.report import write_report
+from lattice_lightning.callbacks import read_metrics
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.train import load_histories
+
+__all__ = ["rewrite_report"]
+
+
+def rewrite_report(path: str | Path) -> Path:
+    """Write the report again.
+
+    Raises:
+        InputError: when the run has not finished.
+    """
+    folder = RunFolder.find(path)
+    histories = folder.path / "histories.npz"
+    if not folder.summary.exists() or not histories.exists():
+        raise InputError(
+            f"{folder.path} has no summary.json yet; finish it with: python train.py resume={folder.path}"
+        )
+    metrics = read_metrics(folder.metrics) if folder.metrics.exists() else []
+    return write_report(folder.report, load_summary(folder.summary), metrics, load_histories(histories))

@@ -1,0 +1,129 @@
+"""Scans: HMC of two-dimensional theories at several couplings against exact values."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lattice_lightning.analysis import format_error, judge_pulls, write_summary
+from lattice_lightning.analysis.exact_2d import charge_squared_u1, plaquette_torus
+from lattice_lightning.analysis.report import write_report
+from lattice_lightning.callbacks import SamplingPlan, sample_exactly
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.publish import publish
+from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
+from lattice_lightning.pipeline.train import choose_device, save_histories
+
+__all__ = ["exact_values", "points", "scan"]
+
+_KEYS = {"group", "lattice", "betas", "n_steps", "observables"}
+
+
+def points(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every point of a scan as a config of its own, by name.
+
+    Raises:
+        InputError: for unknown keys or a theory without exact values.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for entry in config["scan"]:
+        if unknown := set(entry) - _KEYS:
+            raise InputError(f"scan has no key {sorted(unknown)}; known: {sorted(_KEYS)}")
+        if len(entry["lattice"]) != 2:
+            raise InputError(f"exact values are known in two dimensions, got {entry['lattice']}")
+        for beta in entry["betas"]:
+            target = "lattice_lightning.actions.WilsonGauge"
+            names = {
+                "plaquette": {"_target_": "lattice_lightning.observables.Plaquette"},
+                "charge": {"_target_": "lattice_lightning.observables.TopologicalCharge"},
+            }
+            wanted = {n: names[n] for n in entry.get("observables", ["plaquette"])}
+            name = f"{entry['group']} beta={beta:g} L={entry['lattice'][0]}"
+            found[name] = {
+                **{k: config[k] for k in ("integrator", "start", "seed")},
+                "group": entry["group"],
+                "lattice": entry["lattice"],
+                "action": {"gauge": {"_target_": target, "beta": beta}},
+                "observables": wanted,
+                "n_steps": entry.get("n_steps", config["sampling"]["n_steps"]),
+            }
+    return found
+
+
+def exact_values(group: str, beta: float, volume: int) -> dict[str, float]:
+    """Exact torus values of what is measured."""
+    values = {"plaquette": plaquette_torus(group, beta, volume)}
+    if group == "U(1)":
+        values["topological_charge"] = 0.0
+        values["topological_susceptibility"] = charge_squared_u1(beta, volume) / volume
+    return values
+
+
+def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
+    """Sample every point, compare with exact values, judge all pulls together."""
+    device = choose_device(config["trainer"])
+    systems = {name: System(point, device) for name, point in points(config).items()}
+    if config["dry_run"]:
+        for name, system in systems.items():
+            console.print(f"{name}: {list(system.start(config['stream']['n_chains'], 0).shape)}")
+        return {}
+    folder = RunFolder.find(config["resume"]) if config["resume"] else RunFolder.create(config)
+    folder.require_same(config)
+    console.print(f"run folder {folder.path}")
+    rows, observables, histories = {}, {}, {}
+    for k, (name, system) in enumerate(systems.items()):
+        point = system.config
+        seed = int(config["seed"]) + 10_007 * (k + 1)
+        start = system.start(config["stream"]["n_chains"], seed)
+        plan = SamplingPlan(
+            config["sampling"]["n_thermalise"], int(point["n_steps"]),
+            config["sampling"]["measure_every"], config["sampling"]["checkpoint_every"],
+        )
+        kernel = system.hmc()
+        file = folder.chains(name.replace(" ", "_"), 0)
+        result = sample_exactly(kernel, start, plan, system.observables, seed + 1, file, name)
+        beta = float(point["action"]["gauge"]["beta"])
+        exact = exact_values(point["group"], beta, system.lattice.volume)
+        observables[name] = estimates(result, exact)
+        rows[name] = row_summary("hmc", None, None, result, observables[name])
+        rows[name]["parameters"] = {
+            "group": point["group"], "lattice": point["lattice"], "beta": beta, "action": point["action"],
+        }
+        histories[name] = {n: s.numpy() for n, s in result.history.as_dict().items()}
+        line = ", ".join(
+            f"{n} {format_error(o.value, o.error)} (exact {o.exact:.6g})"
+            for n, o in observables[name].items() if o.exact is not None
+        )
+        console.print(f"{name}: {line}", highlight=False)
+    summary = summarise(config, device, rows, observables, None)
+    pulls = {
+        f"{row} {n}": (o.value - o.exact) / o.error
+        for row, estimated in observables.items()
+        for n, o in estimated.items()
+        if o.exact is not None and o.error
+    }
+    judged = judge_pulls(pulls.values())
+    summary["judgement"] = {
+        "pulls": pulls, "chi2": judged.chi2, "dof": judged.dof, "p_value": judged.p_value,
+        "largest": judged.max_abs, "ok": judged.ok,
+    }
+    write_summary(folder.summary, summary)
+    save_histories(folder.path / "histories.npz", histories)
+    write_report(folder.report, summary, [], histories)
+    table = Table("point", "pull", title=f"{len(pulls)} pulls judged together")
+    for name, pull in pulls.items():
+        table.add_row(name, f"{pull:+.2f}")
+    console.print(table)
+    console.print(
+        f"largest {judged.max_abs:.2f}, chi^2 {judged.chi2:.1f} of {judged.dof}, p = {judged.p_value:.3f}: "
+        + ("agrees" if judged.ok else "DOES NOT AGREE")
+    )
+    if config["publish"]:
+        console.print(f"published in {publish(Path(config['publish']), folder, summary, config)}")
+    console.print(f"report: {folder.report}")
+    return summary
+
