@@ -138,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    console = Console(quiet=_rank() != 0, width=None if sys.stdout.isatty() else 160)
+    from lattice_lightning.pipeline.device import process_rank
+
+    console = Console(quiet=process_rank() != 0, width=None if sys.stdout.isatty() else 160)
     try:
         COMMANDS[command](rest, console)
     except LatticeLightningError as error:
@@ -148,9 +150,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def _rank() -> int:
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
-    return int(rank_zero_only.rank)

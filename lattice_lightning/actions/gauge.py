@@ -4,6 +4,7 @@ S = beta sum_{n, mu<nu} [ c0 (1 - Re tr P/N) + c1 sum_{two orientations} (1 - Re
 c0 = 1 - 8 c1. Wilson: c1 = 0 (Phys. Rev. D 10, 2445).
 """
 
+import torch
 from torch import Tensor
 
 from lattice_lightning.actions.base import Aux, GaugeAction
@@ -73,8 +74,8 @@ class ImprovedGauge(GaugeAction):
     def packed_value(self, links: Tensor, aux: Aux, *, tolerance: str, strict: bool) -> Tensor:
         """S for each chain."""
         n_loops = self.lattice.n_planes * self.lattice.volume
-        total = 0.0
+        terms = []
         for coefficient, r, s in ((1 - 8 * self.c1, 1, 1), (self.c1, 1, 2), (self.c1, 2, 1)):
             loops = wilson_loops(self.space, self.lattice, links, r, s).flatten(0, -2).sum(0)
-            total = total + coefficient * (n_loops - loops / self.space.n_colors)
-        return self.beta * total
+            terms.append(coefficient * (n_loops - loops / self.space.n_colors))
+        return self.beta * torch.stack(terms).sum(0)

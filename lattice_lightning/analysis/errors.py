@@ -91,7 +91,7 @@ def _gamma(data: Array) -> tuple[float, float] | None:
     """Error and tau_int of the Gamma method; None for chains too short for it."""
     import pyerrors
 
-    if data.shape[1] < 4:
+    if data.shape[1] < 5:  # pyerrors wants five
         return None
     names = [f"ensemble|r{chain:03d}" for chain in range(data.shape[0])]
     observable = pyerrors.Obs([row.copy() for row in data], names)
@@ -192,7 +192,7 @@ def acceptance(accepted: Tensor | Array) -> Estimate:
     return estimate(accepted, "accepted")
 
 
-def exp_minus_dH(delta_H: Tensor | Array) -> Estimate:  # noqa: N802
+def exp_minus_dH(delta_H: Tensor | Array) -> Estimate:
     """<exp(-delta_H)>, one in equilibrium; a delta_H that is not finite has weight zero."""
     data = delta_H.detach().cpu().numpy() if isinstance(delta_H, Tensor) else np.asarray(delta_H)
     weight = np.where(np.isfinite(data), np.exp(-np.where(np.isfinite(data), data, 0.0)), 0.0)

@@ -71,7 +71,8 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], rows: Sequence[str]) -
     if any_acceptance:
         right.set_ylim(0, 1)
     left.legend(fontsize=8)
-    _plain(left), _plain(right)
+    for axes in (left, right):
+        _plain(axes)
     return figure
 
 

@@ -162,7 +162,8 @@ def write_report(
 <title>{escape(summary["experiment"])}</title><style>{_STYLE}</style>
 <h1>{escape(summary["experiment"])}</h1>
 <p class="muted">{escape(str(config.get("group", "")))} on {lattice}; seed {summary["seed"]};
-{escape(summary["device"])}, {summary["threads"]} threads; lattice_lightning {escape(summary["version"])}</p>
+{escape(summary["device"])}, {summary["threads"]} threads;
+lattice_lightning {escape(summary["version"])}</p>
 <h2>What this run does not resolve</h2>{verdict}
 <h2>Samplers</h2>{_samplers(summary, headline)}
 <p class="muted">Every row: same number of chains and steps, same integrator unless the config says

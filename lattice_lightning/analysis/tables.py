@@ -93,7 +93,8 @@ def doubts(summary: Mapping[str, Any]) -> list[str]:
             )
         if sampling.get("n_failed"):
             found.append(
-                f"{name}: {sampling['n_failed']} trajectories ended without a finite dH; they were rejected."
+                f"{name}: {sampling['n_failed']} trajectories ended without a finite dH; "
+                "they were rejected."
             )
         comparison = row["comparison"]
         if comparison and comparison["dof"] and comparison["p_value"] < 0.01:

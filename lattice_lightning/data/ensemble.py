@@ -245,7 +245,7 @@ class Ensemble:
         if not records:
             raise FormatError(f"{self.path} is not an ensemble: it has no record of what was written")
         self._records = [_read_json(record) for record in records]
-        self._arrays = []
+        self._arrays: list[Any] = []
         for record_path, record in zip(records, self._records, strict=True):
             if record.get("format") != FORMAT:
                 raise FormatError(f"{record_path}: format {record.get('format')!r}, expected {FORMAT!r}")

@@ -25,7 +25,8 @@ def generators(n_colors: int) -> Tensor:
             symmetric = torch.zeros(n_colors, n_colors, dtype=torch.complex128)
             symmetric[i, j] = symmetric[j, i] = 0.5
             antisymmetric = torch.zeros(n_colors, n_colors, dtype=torch.complex128)
-            antisymmetric[i, j], antisymmetric[j, i] = -0.5j, 0.5j
+            antisymmetric[i, j] = torch.tensor(-0.5j)
+            antisymmetric[j, i] = torch.tensor(0.5j)
             basis += [symmetric, antisymmetric]
     for k in range(1, n_colors):
         diagonal = torch.zeros(n_colors, dtype=torch.complex128)

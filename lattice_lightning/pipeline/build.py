@@ -123,7 +123,8 @@ def _factory(config: Mapping[str, Any] | None) -> Callable[[Any], Any] | None:
 
     def make(first: Any) -> Any:
         target = str(config["_target_"])
-        argument = "params" if target.startswith("torch.optim.") and "lr_scheduler" not in target else "optimizer"
+        of_parameters = target.startswith("torch.optim.") and "lr_scheduler" not in target
+        argument = "params" if of_parameters else "optimizer"
         return instantiate(config, **{argument: first})
 
     return make

@@ -69,7 +69,8 @@ def measure_stages(experiment: Experiment) -> list[Stage]:
     stream, sampling = config["stream"], config["sampling"]
     stages = [Stage("compile", "first calls", warm_up)] if warm_up > 2 * t_hmc else []
     n_held = stream["n_held_out"] + stream["n_thermalise"] if experiment.methods else 0
-    stages.append(Stage("thermalise", f"{stream['n_thermalise']} trajectories", stream["n_thermalise"] * t_hmc))
+    n_thermal = stream["n_thermalise"]
+    stages.append(Stage("thermalise", f"{n_thermal} trajectories", n_thermal * t_hmc))
     if experiment.n_stream:
         stages.append(Stage("stream", f"{experiment.n_stream} trajectories", experiment.n_stream * t_hmc))
     if n_held and stream["n_held_out"]:
@@ -80,8 +81,9 @@ def measure_stages(experiment: Experiment) -> list[Stage]:
         assert isinstance(kernel, SelfLearningHMC)
         t_force = _time_force(kernel, field, trajectory.aux, device)
         t_target = _time_force(hmc, field, trajectory.aux, device)
-        forces = _force_evaluations(kernel)
-        cost[name] = MARGIN * forces * t_force + max(t_hmc - MARGIN * _force_evaluations(hmc) * t_target, 0.1 * t_hmc)
+        # refresh and accept step: what a trajectory of HMC takes beside its forces
+        rest = max(t_hmc - MARGIN * _force_evaluations(hmc) * t_target, 0.1 * t_hmc)
+        cost[name] = MARGIN * _force_evaluations(kernel) * t_force + rest
         if name in experiment.trained:
             t_step = MARGIN * _time_step(method, batch, device)
             training = experiment.rows[name]["training"]

@@ -10,7 +10,7 @@ from rich.console import Console
 from lattice_lightning.data import EnsembleWriter
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
-from lattice_lightning.pipeline.train import choose_device
+from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.samplers import ChainCheckpoint, Info, State, run
 
 __all__ = ["generate"]
@@ -42,7 +42,8 @@ def generate(config: Mapping[str, Any], path: Path, every: int, console: Console
     thermal = ChainCheckpoint(chains / "thermal.pt")
     produced = ChainCheckpoint(chains / "chain.pt", config["sampling"]["checkpoint_every"])
     provenance = {"config": dict(config), "seed": seed, "row": "hmc", "every": every}
-    with EnsembleWriter(path, tuple(start.shape), n_steps // every, provenance, dtype=start.dtype) as writer:
+    shape = tuple(start.shape)
+    with EnsembleWriter(path, shape, n_steps // every, provenance, dtype=start.dtype) as writer:
         state = kernel.init(start, rng)
         if not produced.path.exists():
             state, _ = run(

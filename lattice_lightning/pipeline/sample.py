@@ -12,11 +12,11 @@ from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingPlan, sample_exactly
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import build_kernel
+from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.experiment import MAX_REVERSAL_ERROR
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.rows import expand_rows
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
-from lattice_lightning.pipeline.train import choose_device
 from lattice_lightning.pipeline.weights import rebuild
 from lattice_lightning.samplers import SelfLearningHMC, run
 

@@ -13,10 +13,11 @@ from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingPlan, sample_exactly
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.publish import publish
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
-from lattice_lightning.pipeline.train import choose_device, save_histories
+from lattice_lightning.pipeline.train import save_histories
 
 __all__ = ["exact_values", "points", "scan"]
 

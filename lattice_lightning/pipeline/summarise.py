@@ -51,7 +51,7 @@ def row_summary(
     n_effective = min(known) if known and len(known) == len(effective) else None
     seconds = result.seconds
     training = fitted.seconds if fitted else 0.0
-    cost = {"with_training": None, "without_training": None}
+    cost: dict[str, float | None] = {"with_training": None, "without_training": None}
     if n_effective:
         cost = {
             "with_training": (seconds + training) / n_effective,

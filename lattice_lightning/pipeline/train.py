@@ -10,9 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from lattice_lightning.analysis import doubts, summary_table, write_summary
@@ -20,6 +18,7 @@ from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingResult, read_metrics
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline import folder as run_folder
+from lattice_lightning.pipeline.device import choose_device, process_rank
 from lattice_lightning.pipeline.estimate import clock, measure_stages, print_plan
 from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.fit import Fitted
@@ -27,30 +26,7 @@ from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.publish import publish
 from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_summary, summarise
 
-__all__ = ["choose_device", "load_histories", "save_histories", "train"]
-
-
-def choose_device(trainer: Mapping[str, Any], rank: int = 0) -> torch.device:
-    """The device of the trainer config; also sets the number of threads.
-
-    Raises:
-        InputError: when a GPU is asked for and torch sees none.
-    """
-    accelerator = trainer["accelerator"]
-    if trainer.get("threads"):
-        torch.set_num_threads(int(trainer["threads"]))
-    if accelerator in ("gpu", "cuda"):
-        if not torch.cuda.is_available():
-            raise InputError(
-                f"trainer asks for a GPU, but torch {torch.__version__} sees none; use trainer=cpu, "
-                "or install a CUDA build of torch on a machine with an NVIDIA driver"
-            )
-        return torch.device("cuda", rank % torch.cuda.device_count())
-    if accelerator == "auto" and torch.cuda.is_available():
-        return torch.device("cuda", rank % torch.cuda.device_count())
-    if accelerator not in ("auto", "cpu"):
-        raise InputError(f"trainer.accelerator must be cpu, gpu or auto, got {accelerator!r}")
-    return torch.device("cpu")
+__all__ = ["load_histories", "save_histories", "train"]
 
 
 def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str, Any]:
@@ -64,7 +40,7 @@ def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str
         InputError: for anything in the config that cannot work, before the first trajectory.
         ResumeError: when the folder to resume belongs to another config.
     """
-    rank = int(rank_zero_only.rank)
+    rank = process_rank()
     console = console or Console(quiet=rank != 0)
     device = choose_device(config["trainer"], rank)
     if config["dry_run"]:
@@ -204,7 +180,7 @@ def _timer(console: Console) -> Any:
 def _loggers(config: Mapping[str, Any], folder: RunFolder, row: str) -> Iterator[list[Logger]]:
     """Weights & Biases beside metrics.csv, offline without a key; one W&B run a row."""
     options = config.get("wandb")
-    if not options or rank_zero_only.rank != 0:
+    if not options or process_rank() != 0:
         yield []
         return
     import wandb

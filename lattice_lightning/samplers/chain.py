@@ -209,7 +209,7 @@ def _bar(steps: range, n: int, label: str | None, history: History) -> Iterator[
     if label is None:
         yield from steps
         return
-    with tqdm(total=n, initial=n - len(steps), desc=label, mininterval=1.0, leave=False) as bar:
+    with tqdm(total=n, initial=n - len(steps), desc=label, leave=False, disable=None) as bar:
         for step in steps:
             yield step
             shown = {}

@@ -1,0 +1,39 @@
+"""Which device and which process a run is on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+
+from lattice_lightning.exceptions import InputError
+
+__all__ = ["choose_device", "process_rank"]
+
+
+def process_rank() -> int:
+    """Rank of this process; 0 unless a launcher (Lightning, torchrun, SLURM) set another."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
+def choose_device(trainer: Mapping[str, Any], rank: int = 0) -> torch.device:
+    """The device of the trainer config; also sets the number of threads.
+
+    Raises:
+        InputError: when a GPU is asked for and torch sees none.
+    """
+    accelerator = trainer["accelerator"]
+    if trainer.get("threads"):
+        torch.set_num_threads(int(trainer["threads"]))
+    if accelerator in ("gpu", "cuda"):
+        if not torch.cuda.is_available():
+            raise InputError(
+                f"trainer asks for a GPU, but torch {torch.__version__} sees none; use trainer=cpu, "
+                "or install a CUDA build of torch on a machine with an NVIDIA driver"
+            )
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    if accelerator == "auto" and torch.cuda.is_available():
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    if accelerator not in ("auto", "cpu"):
+        raise InputError(f"trainer.accelerator must be cpu, gpu or auto, got {accelerator!r}")
+    return torch.device("cpu")
