@@ -30,12 +30,12 @@ def plain_config(overrides: Sequence[str]) -> dict[str, Any]:
     from lattice_lightning.pipeline.compose import compose_config
     from lattice_lightning.pipeline.folder import RunFolder
 
-    given = dict(o.split("=", 1) for o in overrides if "=" in o)
+    given = {key: value for key, _, value in (o.partition("=") for o in overrides)}
     if "resume" in given and "experiment" not in given:
         folder = RunFolder.find(given["resume"])
         config = folder.read_config()
         config.update(resume=str(folder.path), dry_run=False, publish=None, output_dir="outputs")
-        extra = set(given) - {"resume", "publish", "dry_run"}
+        extra = set(given) - {"resume", "publish"}
         if extra:
             raise InputError(
                 f"resume= goes on with the run's own config, but {sorted(extra)} came too; leave them "
@@ -82,7 +82,7 @@ def _generate(arguments: list[str], console: Console) -> None:
     if "ensemble" not in mine:
         raise InputError("generate needs ensemble=FOLDER to write to")
     config = plain_config([a for a in arguments if a.split("=", 1)[0] not in own])
-    generate(config, Path(str(mine["ensemble"])), int(mine.get("every", 1)), console)
+    generate(config, Path(str(mine["ensemble"])), mine.get("every", 1), console)
 
 
 def _measure(arguments: list[str], console: Console) -> None:
@@ -106,14 +106,19 @@ def _keys(arguments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = argument.partition("=")
         if not equals:
             raise InputError(f"expected key=value, got {argument!r}")
-        values[key] = OmegaConf.to_container(OmegaConf.create({"v": _yaml(value)}))["v"]  # type: ignore[index,call-overload]
+        values[key] = _yaml(key, value)
     return values
 
 
-def _yaml(text: str) -> Any:
+def _yaml(key: str, text: str) -> Any:
     import yaml
 
-    return yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"cannot read the value of {key}={text}: a quote or bracket is open") from None
+    # a path may look like a date
+    return value if isinstance(value, str | int | float | list | None) else text
 
 
 COMMANDS = {

@@ -91,7 +91,7 @@ class Lattice:
     def momenta(self, device: torch.device | str = "cpu") -> Tensor:
         """Lattice momenta p_mu = 2 pi k / L_mu, ``[d, *lattice]``."""
         extents = torch.tensor(self.shape, dtype=torch.float64, device=device)
-        return 2 * pi * self.coordinates(device) / extents.reshape(-1, *[1] * self.ndim)
+        return 2 * pi * self.coordinates(device).to(extents) / extents.reshape(-1, *[1] * self.ndim)
 
     def require_even(self, why: str) -> None:
         """Refuse odd extents.

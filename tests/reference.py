@@ -156,7 +156,7 @@ def stout(links, shape, rho_plaquette, rho_space=0.0, rho_time=0.0):
     return result
 
 
-def cask(links, shape, rho, s_max, strength=1.0):
+def cask(links, shape, rho, s_max, closing="link", strength=1.0):
     """One CASK block; rho ``[3, heads]``: query, key, value."""
     result, d, n_colors = np.empty_like(links), len(shape), links.shape[-1]
     heads = [[stout(links, shape, rho[role][h]) for role in range(3)] for h in range(len(rho[0]))]
@@ -175,7 +175,8 @@ def cask(links, shape, rho, s_max, strength=1.0):
                             raw -= np.trace(links[(mu, *site)] @ dag(plain)).real
                             a = np.tan(np.pi / 4 * np.tanh(raw / (n_colors + 0.01)))
                             v = staple(value, site, mu, nu, sign, s, shape)
-                            omega += a * v @ dag(value[(mu, *site)])
+                            end = value if closing == "value" else links
+                            omega += a * v @ dag(end[(mu, *site)])
             u = links[(mu, *site)]
             result[(mu, *site)] = exponential(strength * traceless_antihermitian(omega)) @ u
     return result

@@ -4,6 +4,8 @@ S = beta sum_{n, mu<nu} [ c0 (1 - Re tr P/N) + c1 sum_{two orientations} (1 - Re
 c0 = 1 - 8 c1. Wilson: c1 = 0 (Phys. Rev. D 10, 2445).
 """
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,12 @@ __all__ = ["RECTANGLE_COEFFICIENTS", "ImprovedGauge", "WilsonGauge"]
 RECTANGLE_COEFFICIENTS = {"symanzik": -1 / 12, "iwasaki": -0.331, "dbw2": -1.4088}
 
 
+def _finite(name: str, value: float) -> float:
+    if not isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value}")
+    return float(value)
+
+
 class WilsonGauge(GaugeAction):
     """S = beta sum_{n, mu<nu} (1 - Re tr P_{mu nu}(n) / N).
 
@@ -25,6 +33,9 @@ class WilsonGauge(GaugeAction):
         lattice: the lattice.
         group: gauge group.
         beta: inverse coupling, any finite number.
+
+    Raises:
+        InputError: for another beta.
 
     Example:
         >>> from lattice_lightning.groups import SU2
@@ -35,7 +46,7 @@ class WilsonGauge(GaugeAction):
 
     def __init__(self, lattice: Lattice, group: FieldSpace, beta: float) -> None:
         super().__init__(lattice, group)
-        self.beta = float(beta)
+        self.beta = _finite("beta", beta)
 
     def packed_value(self, links: Tensor, aux: Aux, *, tolerance: str, strict: bool) -> Tensor:
         """S for each chain."""
@@ -56,7 +67,7 @@ class ImprovedGauge(GaugeAction):
             ``dbw2`` (-1.4088, hep-lat/9610023).
 
     Raises:
-        InputError: for an unknown name of the coefficient.
+        InputError: for an unknown name of the coefficient, or a coupling that is not finite.
     """
 
     def __init__(
@@ -69,7 +80,7 @@ class ImprovedGauge(GaugeAction):
                     f"c1 must be a number or one of {', '.join(RECTANGLE_COEFFICIENTS)}, got {c1!r}"
                 )
             c1 = RECTANGLE_COEFFICIENTS[c1]
-        self.beta, self.c1 = float(beta), float(c1)
+        self.beta, self.c1 = _finite("beta", beta), _finite("c1", c1)
 
     def packed_value(self, links: Tensor, aux: Aux, *, tolerance: str, strict: bool) -> Tensor:
         """S for each chain."""

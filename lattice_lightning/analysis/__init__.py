@@ -7,6 +7,7 @@ from lattice_lightning.analysis.errors import (
     autocorrelation_function,
     estimate,
     exp_minus_dH,
+    format_error,
     split_rhat,
 )
 from lattice_lightning.analysis.summary import (
@@ -16,7 +17,7 @@ from lattice_lightning.analysis.summary import (
     value_error,
     write_summary,
 )
-from lattice_lightning.analysis.tables import doubts, format_error, rows_of, summary_table
+from lattice_lightning.analysis.tables import doubts, rows_of, summary_table
 
 __all__ = [
     "Estimate",

@@ -8,7 +8,7 @@ agree and the chains are long and mixed.
 """
 
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import floor, isfinite, log10, sqrt
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "autocorrelation_function",
     "estimate",
     "exp_minus_dH",
+    "format_error",
     "split_rhat",
 ]
 
@@ -33,6 +34,27 @@ MAX_RATIO = 1.5
 MAX_RHAT = 1.05
 MIN_LENGTH = 20
 MIN_LENGTH_FEW_CHAINS = 50
+
+
+def format_error(value: float | None, error: float | None, digits: int = 1) -> str:
+    """A number with its error in brackets, in units of the last digits shown.
+
+    Example:
+        >>> format_error(0.70253, 0.00031), format_error(12.3, 1.4), format_error(0.5, None)
+        ('0.7025(3)', '12.3(1.4)', '0.5')
+    """
+    if value is None or not isfinite(value):
+        return "-"
+    if error is None or not isfinite(error) or error < 0:
+        return f"{value:.4g}"
+    if error == 0:
+        return f"{value:.6g}"
+    places = max(digits - 1 - floor(log10(error)), 0)
+    shown = round(error, places)
+    if shown >= 1 or places == 0:
+        places = max(places, 1) if error < 10 else 0
+        return f"{value:.{places}f}({error:.{places}f})"
+    return f"{value:.{places}f}({round(error * 10**places)})"
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,12 @@ class Estimate:
         """Plain entries for summary.json."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """The value with its error, and why not to trust it."""
+        tau = "" if self.tau_int is None else f", tau_int {self.tau_int:.1f}"
+        doubt = "" if self.reliable else f" (not reliable: {self.reason})"
+        return f"{format_error(self.value, self.error)}{tau}{doubt}"
+
 
 def _as_array(series: Tensor | Array, name: str) -> Array:
     data = series.detach().cpu().numpy() if isinstance(series, Tensor) else np.asarray(series)
@@ -87,8 +115,8 @@ def _as_array(series: Tensor | Array, name: str) -> Array:
     return data
 
 
-def _gamma(data: Array) -> tuple[float, float] | None:
-    """Error and tau_int of the Gamma method; None for chains too short for it."""
+def _gamma(data: Array) -> tuple[float, float, float] | None:
+    """Error, tau_int and its error by the Gamma method; None for chains too short for it."""
     import pyerrors
 
     if data.shape[1] < 5:  # pyerrors wants five
@@ -96,7 +124,8 @@ def _gamma(data: Array) -> tuple[float, float] | None:
     names = [f"ensemble|r{chain:03d}" for chain in range(data.shape[0])]
     observable = pyerrors.Obs([row.copy() for row in data], names)
     observable.gamma_method()
-    return float(observable.dvalue), float(observable.e_tauint["ensemble"])
+    tau, spread = observable.e_tauint["ensemble"], observable.e_dtauint["ensemble"]
+    return float(observable.dvalue), float(tau), float(spread)
 
 
 def split_rhat(series: Tensor | Array) -> float | None:
@@ -114,7 +143,11 @@ def split_rhat(series: Tensor | Array) -> float | None:
 
 
 def estimate(
-    series: Tensor | Array, name: str = "observable", exact: float | None = None
+    series: Tensor | Array,
+    name: str = "observable",
+    exact: float | None = None,
+    *,
+    proportion: bool = False,
 ) -> Estimate:
     """Mean and error of ``[chains, steps]``.
 
@@ -122,6 +155,8 @@ def estimate(
         series: measurements, equally spaced.
         name: for messages.
         exact: known value, kept beside the result.
+        proportion: a 0/1 series of independent trials: one that never varied has the error of the
+            rule of three. Any other constant series, a charge frozen at zero say, has none.
 
     Raises:
         InputError: for another shape or values that are not finite.
@@ -137,7 +172,7 @@ def estimate(
     total = data.size
     value = float(data.mean())
     if data.min() == data.max():
-        proportion = value in (0.0, 1.0)
+        proportion = proportion and value in (0.0, 1.0)
         reason = None if proportion else "the series never varied"
         return Estimate(
             value, 3 / total if proportion else None, None, None, None, None,
@@ -147,14 +182,17 @@ def estimate(
     if n_chains >= MIN_CHAINS:
         error_chains = float(data.mean(axis=1).std(ddof=1) / sqrt(n_chains))
     gamma = _gamma(data)
-    error_gamma, tau_int = gamma if gamma is not None else (None, None)
+    error_gamma, tau_int, spread = gamma if gamma is not None else (None, None, 0.0)
+    # without chain means nothing else would notice a tau_int that came out too small
+    longest = None if tau_int is None else tau_int + spread
     # between-chain spread beyond the window shows as a larger tau
     if tau_int is not None and error_gamma and error_chains and error_chains > error_gamma:
         tau_int *= (error_chains / error_gamma) ** 2
     known = [e for e in (error_gamma, error_chains) if e is not None]
     error = max(known) if known else None
     rhat = split_rhat(data)
-    reason = _doubt(n_chains, n_steps, error_gamma, error_chains, tau_int, rhat)
+    tau_doubt = longest if error_chains is None else tau_int
+    reason = _doubt(n_chains, n_steps, error_gamma, error_chains, tau_doubt, rhat)
     n_effective = total / (2 * tau_int) if tau_int else None
     return Estimate(
         value, error, error_gamma, error_chains, tau_int, rhat, n_effective, reason is None,
@@ -189,7 +227,7 @@ def _doubt(
 
 def acceptance(accepted: Tensor | Array) -> Estimate:
     """Acceptance rate of a 0/1 series ``[chains, steps]``."""
-    return estimate(accepted, "accepted")
+    return estimate(accepted, "accepted", proportion=True)
 
 
 def exp_minus_dH(delta_H: Tensor | Array) -> Estimate:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lattice_lightning.analysis import plots
-from lattice_lightning.analysis.tables import doubts, format_error, rows_of
+from lattice_lightning.analysis.errors import format_error
+from lattice_lightning.analysis.tables import doubts, rows_of
 
 __all__ = ["write_report"]
 

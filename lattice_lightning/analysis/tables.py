@@ -1,33 +1,13 @@
 """Numbers with errors, and the table of a summary, as text."""
 
 from collections.abc import Iterator, Mapping
-from math import floor, isfinite, log10
 from typing import Any
 
 from rich.table import Table
 
-__all__ = ["doubts", "format_error", "rows_of", "summary_table"]
+from lattice_lightning.analysis.errors import format_error
 
-
-def format_error(value: float | None, error: float | None, digits: int = 1) -> str:
-    """A number with its error in brackets, in units of the last digits shown.
-
-    Example:
-        >>> format_error(0.70253, 0.00031), format_error(12.3, 1.4), format_error(0.5, None)
-        ('0.7025(3)', '12.3(1.4)', '0.5')
-    """
-    if value is None or not isfinite(value):
-        return "-"
-    if error is None or not isfinite(error) or error < 0:
-        return f"{value:.4g}"
-    if error == 0:
-        return f"{value:.6g}"
-    places = max(digits - 1 - floor(log10(error)), 0)
-    shown = round(error, places)
-    if shown >= 1 or places == 0:
-        places = max(places, 1) if error < 10 else 0
-        return f"{value:.{places}f}({error:.{places}f})"
-    return f"{value:.{places}f}({round(error * 10**places)})"
+__all__ = ["doubts", "rows_of", "summary_table"]
 
 
 def rows_of(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -76,9 +56,12 @@ def doubts(summary: Mapping[str, Any]) -> list[str]:
     found = []
     for name, row in rows_of(summary):
         sampling, observables = row["sampling"], row["observables"]
-        bad = {o: e.get("reason") for o, e in observables.items() if not e["reliable"]}
+        bad: dict[str, list[str]] = {}
+        for observable, entry in observables.items():
+            if not entry["reliable"]:
+                bad.setdefault(str(entry.get("reason")), []).append(observable)
         if bad:
-            listed = "; ".join(f"{o}: {reason}" for o, reason in bad.items())
+            listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in bad.items())
             found.append(f"{name}: errors that are not reliable ({listed}).")
         weight = sampling["exp_minus_dH"]
         # the variance of exp(-dH) is exp(Var dH) - 1

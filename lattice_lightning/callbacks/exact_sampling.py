@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lattice_lightning.actions import Action
 from lattice_lightning.data import EnsembleWriter
+from lattice_lightning.metrics import AcceptanceProbability
 from lattice_lightning.observables import Observable
 from lattice_lightning.samplers import ChainCheckpoint, History, Kernel, State, run
 
@@ -161,9 +162,11 @@ class ExactSampling(Callback):
         rng.manual_seed(self.seed + trainer.global_rank)
         kernel = self._kernel(pl_module)
         _, history = run(kernel, kernel.init(field, rng), self.n_short, rng)
-        probability = torch.exp(-history["delta_H"]).clamp(max=1).nan_to_num(0.0)
+        metric = AcceptanceProbability().to(field.device)
+        metric.update(history["delta_H"].to(field.device))
         label = getattr(pl_module, "label", "")
-        pl_module.log(f"{label}acceptance", probability.mean(), sync_dist=True, batch_size=1)
+        # the metric has summed over processes already, so that Lightning's mean changes nothing
+        pl_module.log(f"{label}acceptance", metric.compute(), sync_dist=True, batch_size=1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Long run with frozen parameters."""

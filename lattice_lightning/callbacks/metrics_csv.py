@@ -72,18 +72,19 @@ class MetricsCsv(Logger):
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All entries, with numbers as numbers; a half-written last line is left out."""
     entries = []
-    with Path(path).open(newline="") as file:
-        for entry in csv.DictReader(file):
-            try:
-                entries.append(
-                    {
-                        "row": entry["row"],
-                        "epoch": int(entry["epoch"]),
-                        "step": int(entry["step"]),
-                        "metric": entry["metric"],
-                        "value": float(entry["value"]),
-                    }
-                )
-            except (TypeError, ValueError):
-                continue
+    # a number that lost its last digits still reads as one: only a line with its end counts
+    lines = Path(path).read_bytes().decode().splitlines(keepends=True)
+    for entry in csv.DictReader(line for line in lines if line.endswith("\n")):
+        try:
+            entries.append(
+                {
+                    "row": entry["row"],
+                    "epoch": int(entry["epoch"]),
+                    "step": int(entry["step"]),
+                    "metric": entry["metric"],
+                    "value": float(entry["value"]),
+                }
+            )
+        except (TypeError, ValueError):
+            continue
     return entries

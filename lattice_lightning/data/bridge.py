@@ -1,6 +1,7 @@
 """BridgeText configurations (Bridge++): one real number a line, in the order of ILDG's numbers."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def read_bridge(path: Path, shape: Sequence[int], n_colors: int) -> Tensor:
         words = path.read_text(encoding="ascii").split()
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is not a text file ({error}); not BridgeText") from error
-    expected = int(np.prod(shape)) * len(shape) * n_colors**2 * 2
+    expected = prod(shape) * len(shape) * n_colors**2 * 2
     try:
         numbers = np.array(words, dtype=np.float64)
     except ValueError:

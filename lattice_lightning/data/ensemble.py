@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import sleep
 from types import TracebackType
 from typing import Any
 
@@ -35,12 +36,19 @@ def _write_json(path: Path, payload: Any) -> None:
     partial.replace(path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     try:
-        payload: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{path} is damaged ({error}); the ensemble cannot be trusted") from error
-    return payload
+        record: dict[str, Any] = json.loads(path.read_text())
+        if record["format"] != FORMAT:
+            raise FormatError(f"{path}: format {record['format']!r}, expected {FORMAT!r}")
+        for key, kind in (("steps", list), ("field_shape", list), ("provenance", dict), ("version", str)):
+            if not isinstance(record[key], kind):
+                raise TypeError(f"{key} is {record[key]!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path} is damaged ({error!r}); the ensemble cannot be trusted") from error
+    return record
 
 
 class _Lock:
@@ -59,17 +67,26 @@ class _Lock:
                 path.unlink(missing_ok=True)
         raise InputError(f"cannot take the lock {path}: another process takes it at the same time")
 
-    def _require_dead(self) -> None:
+    def _holder(self) -> tuple[int, str] | None:
         try:
             holder = json.loads(self.path.read_text())
-        except (json.JSONDecodeError, FileNotFoundError):
+            return int(holder["pid"]), str(holder["host"])
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            return None
+
+    def _require_dead(self) -> None:
+        holder = self._holder()
+        if holder is None:
+            sleep(0.2)  # it may be being written right now
+            holder = self._holder()
+        if holder is None:
             return  # its writer was killed in between
-        same_host = holder["host"] == socket.gethostname()
-        if same_host and not _alive(int(holder["pid"])):
+        pid, host = holder
+        if host == socket.gethostname() and not _alive(pid):
             return
         raise InputError(
-            f"process {holder['pid']} on {holder['host']} is writing this ensemble ({self.path}); wait "
-            "for it, or delete the lock if that process is gone"
+            f"process {pid} on {host} is writing this ensemble ({self.path}); wait for it, or delete "
+            "the lock if that process is gone"
         )
 
     def release(self) -> None:
@@ -125,7 +142,10 @@ class EnsembleWriter:
         if n_steps < 1:
             raise InputError(f"an ensemble needs at least one configuration, got n_steps={n_steps}")
         self.path, self.rank, self.dtype = Path(path), rank, dtype
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write an ensemble to {self.path}: {error.strerror}") from error
         self._lock = _Lock(self.path / f"lock_rank{rank}")
         try:
             self._record_path = self.path / f"committed_rank{rank}.json"
@@ -159,8 +179,8 @@ class EnsembleWriter:
         if not self._record_path.exists():
             _write_json(self._record_path, fresh)
             return fresh
-        stored = _read_json(self._record_path)
-        for key in ("format", "field_shape", "provenance"):
+        stored = _read_record(self._record_path)
+        for key in ("field_shape", "provenance"):
             if stored.get(key) != fresh[key]:
                 raise ResumeError(
                     f"{self.path} holds an ensemble with another {key}; write to another folder, or "
@@ -241,14 +261,13 @@ class Ensemble:
         import zarr
 
         self.path = Path(path)
-        records = sorted(self.path.glob("committed_rank*.json"))
+        # in the order of ranks: rank 10 after rank 9
+        records = sorted(self.path.glob("committed_rank*.json"), key=lambda p: (len(p.name), p.name))
         if not records:
             raise FormatError(f"{self.path} is not an ensemble: it has no record of what was written")
-        self._records = [_read_json(record) for record in records]
+        self._records = [_read_record(record) for record in records]
         self._arrays: list[Any] = []
         for record_path, record in zip(records, self._records, strict=True):
-            if record.get("format") != FORMAT:
-                raise FormatError(f"{record_path}: format {record.get('format')!r}, expected {FORMAT!r}")
             name = record_path.name.removeprefix("committed_").removesuffix(".json")
             if not record["steps"]:
                 self._arrays.append(None)
@@ -270,6 +289,12 @@ class Ensemble:
         chains = sum(record["field_shape"][0] for record in self._records)
         return (self._length, chains, *self._records[0]["field_shape"][1:])
 
+    def _position(self, index: int) -> int:
+        position = index + self._length if index < 0 else index
+        if not 0 <= position < self._length:
+            raise IndexError(f"configuration {index} of an ensemble with {self._length}")
+        return position
+
     def __getitem__(self, index: int) -> Tensor:
         """Fields of all chains, ``[chains, *field]``.
 
@@ -277,9 +302,7 @@ class Ensemble:
             IndexError: beyond the end.
             FormatError: for a damaged chunk, naming it.
         """
-        position = index + self._length if index < 0 else index
-        if not 0 <= position < self._length:
-            raise IndexError(f"configuration {index} of an ensemble with {self._length}")
+        position = self._position(index)
         parts = []
         for rank, array in enumerate(self._arrays):
             assert array is not None
@@ -302,6 +325,6 @@ class Ensemble:
         record = self._records[0]
         return {
             **record["provenance"],
-            "step": record["steps"][index],
+            "step": record["steps"][self._position(index)],
             "version": record["version"],
         }

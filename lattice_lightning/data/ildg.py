@@ -9,6 +9,7 @@ precision, ``ildg-binary-data`` the links: slowest index first t, z, y, x, mu, r
 import struct
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = ["is_lime", "links_to_numbers", "numbers_to_links", "read_ildg", "writ
 MAGIC = 0x456789AB
 HEADER = struct.Struct(">IHHQ128s")
 NAMESPACE = "http://www.lqcd.org/ildg"
+# a description takes a few hundred bytes; damaged ones must not fill the memory
+LONGEST_XML = 2**16
 # extents of ILDG's four directions as we order them
 EXTENTS = ("lx", "ly", "lz", "lt")
 
@@ -60,21 +63,36 @@ def _records(path: Path) -> dict[str, bytes]:
     return records
 
 
+class _WithoutDoctype(ElementTree.TreeBuilder):
+    """Refuses document types: entities that expand without bound need one, ILDG has none."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it declares a document type")
+
+
 def _described(xml: bytes, path: Path) -> tuple[tuple[int, ...], int]:
     """Lattice shape and precision of an ildg-format record."""
+    xml = xml.rstrip(b"\0")
     try:
-        root = ElementTree.fromstring(xml.rstrip(b"\0"))
+        if len(xml) > LONGEST_XML:
+            raise ValueError(f"it has {len(xml)} bytes")
+        root = ElementTree.fromstring(xml, ElementTree.XMLParser(target=_WithoutDoctype()))
         entries = {e.tag.rpartition("}")[2]: (e.text or "").strip() for e in root.iter()}
-        return tuple(int(entries[k]) for k in EXTENTS), int(entries["precision"])
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise FormatError(f"{path}: the ildg-format record cannot be read ({error})") from error
+        shape, precision = tuple(int(entries[k]) for k in EXTENTS), int(entries["precision"])
+        if min(shape) < 1 or precision not in (32, 64):
+            raise ValueError(f"extents {shape}, precision {precision}")
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise FormatError(
+            f"{path}: the ildg-format record cannot be read ({str(error)[:200]}); the file is corrupted"
+        ) from error
+    return shape, precision
 
 
 def numbers_to_links(numbers: np.ndarray, shape: Sequence[int], n_colors: int) -> Tensor:
     """Numbers in file order to links ``[1, mu, *lattice, N, N]``, complex128."""
     d = len(shape)
     data = numbers.astype(np.float64).reshape(*reversed(shape), d, n_colors, n_colors, 2)
-    links = torch.from_numpy(data[..., 0] + 1j * data[..., 1])
+    links = torch.view_as_complex(torch.from_numpy(data))
     # (t, ..., x, mu, N, N) to (mu, x, ..., t, N, N)
     order = (d, *range(d - 1, -1, -1), d + 1, d + 2)
     return links.permute(order).unsqueeze(0).contiguous()
@@ -118,7 +136,7 @@ def read_ildg(
         raise FormatError(
             f"{path} has no ildg-format record, so it does not say its lattice: give the shape"
         )
-    d, sites = len(shape), int(np.prod(shape))
+    d, sites = len(shape), prod(shape)
     candidates = [n_colors] if n_colors else [3, 2, 4, 5, 6]
     for n in candidates:
         for bits in [precision] if precision else [64, 32]:

@@ -6,6 +6,7 @@ chains stay on the training device.
 """
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class PairStream:
     Args:
         kernel: the target's own HMC.
         start: makes the thermalised start, called once, when nothing is stored.
-        folder: where trajectories are kept (about two fields each).
+        folder: where trajectories are kept (about two fields each); None for a temporary folder.
         seed: seed of the chain.
         device: device of the chains.
         source: optional; field that trajectory i starts from (a stored ensemble). By default the
@@ -55,14 +56,14 @@ class PairStream:
         self,
         kernel: Kernel,
         start: Callable[[], Tensor],
-        folder: Path,
-        seed: int,
+        folder: Path | str | None = None,
+        seed: int = 0,
         device: torch.device | str = "cpu",
         source: Callable[[int], Tensor] | None = None,
     ) -> None:
-        self.kernel, self.start, self.folder, self.source = kernel, start, Path(folder), source
-        self.rng = torch.Generator(device)
-        self.rng.manual_seed(seed)
+        self.kernel, self.start, self.source = kernel, start, source
+        self.folder = Path(tempfile.mkdtemp(prefix="trajectories_") if folder is None else folder)
+        self.rng, self.seed = torch.Generator(device), seed
         self.device = torch.device(device)
         self._next = 0
         self._state: State | None = None
@@ -77,8 +78,8 @@ class PairStream:
             )
         except Exception as error:
             raise ResumeError(
-                f"cannot read the stored trajectory {self._path(index)} ({error}); delete it and all "
-                "later ones to generate them again"
+                f"cannot read the stored trajectory {self._path(index)} "
+                f"({str(error).splitlines()[0]}); delete it and all later ones to generate them again"
             ) from error
         return loaded
 
@@ -90,6 +91,7 @@ class PairStream:
                 self._state = State(previous["field"])
                 self.rng.set_state(previous["rng"].cpu())
             else:
+                self.rng.manual_seed(self.seed)
                 self._state = self.kernel.init(self.start(), self.rng)
         if self.source is not None:
             self._state = self.kernel.init(self.source(index), self.rng)
@@ -114,6 +116,8 @@ class PairStream:
     def ensure(self, index: int) -> None:
         """Generate and store all trajectories up to ``index``."""
         while not self._path(index).exists():
+            if self._next > index:  # it was deleted since
+                self._next, self._state = 0, None
             while self._path(self._next).exists():
                 self._next += 1
                 self._state = None

@@ -53,7 +53,11 @@ class Solution:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(0, -2).sum(0)
+    products = (a * b).flatten(0, -2)
+    if products.shape[1] == 1:
+        # torch sums a lone column in another order than the same column among others
+        return products.expand(-1, 2).contiguous().sum(0)[:1]
+    return products.sum(0)
 
 
 def multishift_cg(
@@ -90,7 +94,8 @@ def multishift_cg(
         )
     base = min(range(len(shifts)), key=lambda k: shifts[k])
     offsets = [float(shift) - float(shifts[base]) for shift in shifts]
-    others = [k for k in range(len(shifts)) if k != base]
+    # heaviest last: its zeta underflows first
+    others = sorted((k for k in range(len(shifts)) if k != base), key=lambda k: shifts[k])
 
     n_chains = b.shape[-1]
     x = [torch.zeros_like(b) for _ in shifts]

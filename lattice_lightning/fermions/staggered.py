@@ -236,7 +236,12 @@ class _HopNorm(torch.autograd.Function):
         return y.square().sum((0, 1, 2))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # once_differentiable would let a sum with a differentiable term drop this one silently
+        if torch.is_grad_enabled():
+            raise InputError(
+                "the pseudofermion action has no second derivative, since its solution is held "
+                "fixed; take its gradient without create_graph"
+            )
         x, y = ctx.saved_tensors
         return gradient * ctx.operator._link_gradient(x, y, ctx.parity), None, None, None, None

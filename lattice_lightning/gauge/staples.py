@@ -22,14 +22,16 @@ def extended_staples(
     """
     directions = [mu for mu in range(lattice.ndim) if mu != nu]
     axis = links.ndim - lattice.ndim - 2
-    u_nu = lattice.direction_packed(links, nu)
+    # unbind, not select: the gradient of a select fills a whole field with zeros
+    u = links.unbind(axis)
+    u_nu = u[nu]
     ahead = torch.stack([lattice.shift_packed(u_nu, mu) for mu in directions], axis)
     if sign > 0:
         left = u_nu.unsqueeze(axis).expand_as(ahead).contiguous()
     else:
         left = lattice.shift_packed(u_nu, nu, -1).unsqueeze(axis).expand_as(ahead).contiguous()
         ahead = lattice.shift_packed(ahead, nu, -1)
-    staple = torch.stack([lattice.direction_packed(links, mu) for mu in directions], axis)
+    staple = torch.stack([u[mu] for mu in directions], axis)
     for _ in range(s_max):
         staple = lattice.shift_packed(staple, nu, sign)
         if sign > 0:

@@ -84,7 +84,7 @@ def start_field(
     if not isinstance(space, Group):
         raise InputError(f"centre sectors need a gauge group, got {space.name}")
     choices = [list(s) if isinstance(s, Sequence) else s for s in sectors]
-    if choices and isinstance(choices[0], int):
+    if not choices or isinstance(choices[0], int):
         return flip_centre_sector(space, lattice, field, choices)  # type: ignore[arg-type]
     chains = [
         flip_centre_sector(space, lattice, field[c : c + 1], choices[c % len(choices)])  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ def from_name(name: str) -> FieldSpace:
         >>> from_name("SU(3)").n_generators
         8
     """
+    name = str(name)
     key = name.upper().replace("(", "").replace(")", "").replace("_", "").strip()
     if key == "U1":
         return U1()

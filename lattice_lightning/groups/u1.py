@@ -94,7 +94,9 @@ class U1(Group):
 
     def reunitarise(self, field: Tensor) -> Tensor:
         """Wrap angles into (-pi, pi]."""
-        return pi - torch.remainder(pi - field, 2 * pi)
+        wrapped = pi - torch.remainder(pi - field, 2 * pi)
+        # the remainder of a tiny negative number rounds to 2 pi
+        return torch.where(wrapped == -pi, pi, wrapped)
 
     def defect(self, field: Tensor) -> Tensor:
         """Zero, or infinity where an angle is not finite."""

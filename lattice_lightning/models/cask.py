@@ -5,7 +5,12 @@ One block:
 2. attention, gauge invariant, for every link, signed direction +-nu and length s:
    a~ = Re tr[U^Q_mu V(U^K)^dag] - Re tr[U_mu V(U)^dag],  V the extended staple of 2s + 1 links,
    a = tan((pi/4) a~/(N + 0.01)).
-3. C_mu = sum_{+-nu, s} a V(U^V),  Omega = C (U^V)^dag,  U' = exp(k [Omega]_TA) U.
+3. C_mu = sum_{+-nu, s} a V(U^V),  Omega = C U^dag,  U' = exp(k [Omega]_TA) U.
+
+The published step 3 closes the loops with U^V instead: Omega = C (U^V)^dag (``closing="value"``). That
+map is gauge covariant, but not its own mirror image: under x_mu -> -x_mu the exponent comes back
+conjugated by U^V where covariance needs U, so that reflections and proper rotations hold only for
+U(1) or at rho^V = 0. The action that it should imitate has these symmetries, hence our default.
 
 At zero weights a~ vanishes and the block is the identity. Heads add their C. The activation is not a
 softmax; tan grows without bound near 2N, so a~ passes through a tanh first (same slope at zero),
@@ -38,6 +43,8 @@ class CaskBlock(LinkMap):
         group: gauge group.
         n_heads: number of heads; equal heads stay equal, so start from random weights.
         s_max: longest staple, 2 s_max + 1 links.
+        closing: what closes the loops of step 3, ``link`` (U, keeps reflections) or ``value`` (U^V, as
+            published).
         output_stout: the public Julia layer's variant: the attention builds
             U^A = exp(k [Omega]_TA) U, and U' = exp(rho^O [2 staples(U^A) U^dag]_TA) U with a fourth
             weight rho^O.
@@ -47,7 +54,7 @@ class CaskBlock(LinkMap):
         rng: generator of the initial weights.
 
     Raises:
-        InputError: when a staple is as long as the lattice, or there is no head.
+        InputError: when a staple is as long as the lattice, there is no head, or an unknown closing.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class CaskBlock(LinkMap):
         bounded: bool = True,
         init_scale: float = 0.02,
         rng: torch.Generator | None = None,
+        closing: str = "link",
     ) -> None:
         super().__init__(lattice, group)
         if not 1 <= s_max < min(lattice.shape):
@@ -70,12 +78,21 @@ class CaskBlock(LinkMap):
             )
         if n_heads < 1:
             raise InputError(f"a CASK block needs at least one head, got n_heads={n_heads}")
-        self.n_heads, self.s_max, self.bounded = n_heads, s_max, bounded
+        if closing not in {"link", "value"}:
+            raise InputError(f"unknown closing {closing!r}: expected link or value")
+        self.n_heads, self.s_max, self.bounded, self.closing = n_heads, s_max, bounded, closing
         self.rho = nn.Parameter(initial_weights((3, n_heads), init_scale, rng))
         self.length_weight = (
             nn.Parameter(torch.ones(n_heads, s_max, dtype=torch.float64)) if length_weights else None
         )
         self.rho_out = nn.Parameter(initial_weights((), init_scale, rng)) if output_stout else None
+
+    def reset_to_identity(self) -> None:
+        """Set every rho to zero and every length weight to one; with both zero no gradient is left."""
+        super().reset_to_identity()
+        if self.length_weight is not None:
+            with torch.no_grad():
+                self.length_weight.fill_(1)
 
     def _activation(self, attention: Tensor) -> Tensor:
         x = attention / (self.group.n_colors + 0.01)
@@ -91,21 +108,20 @@ class CaskBlock(LinkMap):
         exponent = 2 * self.rho.reshape(shape).flatten(0, 1) * stout.unsqueeze(1)
         original = links.unsqueeze(axis)
         mapped = group.mul(group.exp(exponent), original.expand(self._expanded(links, 3 * heads)))
-        query = mapped.narrow(axis, 0, heads)
-        value = mapped.narrow(axis, 2 * heads, heads)
+        query, key, value = mapped.split(heads, axis)
         # K and V of all heads, and U once, share every transport
-        transported = torch.cat([mapped.narrow(axis, heads, 2 * heads), original], axis)
+        transported = torch.cat([key, value, original], axis)
         total: list[Tensor | None] = [None] * lattice.ndim
         mu_axis = axis + 1
+        queries, bare = query.unbind(mu_axis), original.unbind(mu_axis)
         for nu in range(lattice.ndim):
             directions = [mu for mu in range(lattice.ndim) if mu != nu]
-            index = torch.tensor(directions, device=links.device)
-            q, u = query.index_select(mu_axis, index), original.index_select(mu_axis, index)
+            q = torch.stack([queries[mu] for mu in directions], mu_axis)
+            u = torch.stack([bare[mu] for mu in directions], mu_axis)
             for sign in (1, -1):
                 staples = extended_staples(group, lattice, transported, nu, sign, self.s_max)
                 for s, (staple, _) in enumerate(staples):
-                    v_key, v_value = staple.narrow(axis, 0, heads), staple.narrow(axis, heads, heads)
-                    v_plain = staple.narrow(axis, 2 * heads, 1)
+                    v_key, v_value, v_plain = staple.split([heads, heads, 1], axis)
                     attention = self._activation(group.inner(q, v_key) - group.inner(u, v_plain))
                     if self.length_weight is not None:
                         weight = self.length_weight[:, s]
@@ -115,7 +131,10 @@ class CaskBlock(LinkMap):
                         previous = total[mu]
                         total[mu] = part if previous is None else previous + part
         summed = torch.stack([t for t in total if t is not None], mu_axis)
-        omega = group.mul_nh(summed, value).sum(axis)
+        if self.closing == "value":
+            omega = group.mul_nh(summed, value).sum(axis)
+        else:
+            omega = group.mul_nh(summed.sum(axis), links)
         result = group.mul(group.exp(OUTPUT_STRENGTH * group.project(omega)), links)
         if self.rho_out is None:
             return result
@@ -142,6 +161,7 @@ class Cask(LinkMapStack):
         bounded: smooth bound on the attention.
         init_scale: standard deviation of the initial weights.
         seed: seed of the initial weights.
+        closing: ``link``, or ``value`` as published.
 
     Example:
         >>> from lattice_lightning.groups import SU2
@@ -163,6 +183,7 @@ class Cask(LinkMapStack):
         bounded: bool = True,
         init_scale: float = 0.02,
         seed: int = 0,
+        closing: str = "link",
     ) -> None:
         if n_blocks < 1:
             raise InputError(f"CASK needs at least one block, got n_blocks={n_blocks}")
@@ -174,7 +195,7 @@ class Cask(LinkMapStack):
             layers.append(
                 CaskBlock(
                     lattice, group, n_heads, s_max, output_stout, length_weights, bounded,
-                    init_scale, rng,
+                    init_scale, rng, closing,
                 )
             )
         super().__init__(layers)

@@ -97,8 +97,8 @@ class ApeLayer(LinkMap):
         staples = staple_sum(self.group, self.lattice, links)
         n_staples = 2 * (self.lattice.ndim - 1)
         mixed = (1 - self.alpha) * links + self.alpha / n_staples * staples
-        components = tuple(range(self.group.n_component_dims))
-        return mixed / mixed.square().sum(components).sqrt()
+        # a sum of group elements is a multiple r of one: Re tr[M M^dag] = r^2 N in every packed layout
+        return mixed / (self.group.inner(mixed, mixed) / self.group.n_colors).sqrt()
 
 
 class CovNet(LinkMapStack):

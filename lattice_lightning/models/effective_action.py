@@ -37,7 +37,7 @@ class EffectiveAction(nn.Module, GaugeAction):
         tolerance_md: relative residual in molecular dynamics and training.
 
     Raises:
-        InputError: for a target of another form, or masses below ``min_mass``.
+        InputError: for a target of another form, masses below ``min_mass``, or a network on other links.
 
     Example:
         >>> from lattice_lightning.actions import WilsonGauge
@@ -81,6 +81,13 @@ class EffectiveAction(nn.Module, GaugeAction):
                 f"the masses {list(masses)} of the effective action must be positive and at least "
                 f"min_mass={least}: a lighter one would copy the target instead of learning it"
             )
+        if network is not None and (
+            network.lattice != target.lattice or network.group.name != target.space.name
+        ):
+            raise InputError(
+                f"the network maps {network.group.name} links on {network.lattice.shape}, the target has "
+                f"{target.space.name} on {target.lattice.shape}; build both from one lattice and group"
+            )
         GaugeAction.__init__(self, target.lattice, target.space)
         self.gauge, self.fermion = gauge[0], fermions[0]
         self.masses = [float(m) for m in masses]
@@ -106,6 +113,11 @@ class EffectiveAction(nn.Module, GaugeAction):
         purpose: str = "md",
     ) -> Tensor:
         """Every term without its coefficient, ``[terms, batch]``, from packed links."""
+        if self.fermion.name not in aux:
+            raise InputError(
+                f"the effective action needs the target's pseudofermions {self.fermion.name!r} in aux, "
+                f"which has {sorted(aux)}; draw them with the target's refresh()"
+            )
         bare = self.gauge.packed_value(links, aux, tolerance="md", strict=strict)
         smeared = links if self.network is None else self.network(links)
         fermion = pseudofermion_values(

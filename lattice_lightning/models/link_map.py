@@ -69,3 +69,9 @@ class LinkMapStack(LinkMap):
         for layer in self.layers:
             links = layer(links)
         return links
+
+    def reset_to_identity(self) -> None:
+        """Reset every layer."""
+        for layer in self.layers:
+            assert isinstance(layer, LinkMap)
+            layer.reset_to_identity()

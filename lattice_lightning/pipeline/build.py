@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lattice_lightning.actions import Action, SumAction
 from lattice_lightning.data.formats import read_configuration
@@ -17,33 +19,48 @@ from lattice_lightning.gauge import flip_centre_sector, start_field
 from lattice_lightning.groups import FieldSpace, Group, from_name
 from lattice_lightning.lattice import Lattice
 from lattice_lightning.methods import ActionRegression
-from lattice_lightning.models import EffectiveAction
+from lattice_lightning.models import EffectiveAction, LinkMap
 from lattice_lightning.observables import Observable
+from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.samplers import HMC, Kernel, Level, SelfLearningHMC
 
 __all__ = ["System", "build_kernel", "build_method", "build_system", "instantiate"]
 
-#: configs inside checkpoints may name these packages only, so that a file never runs foreign code
+#: configs inside checkpoints may name classes of these packages only, so that a file never runs
+#: foreign code
 TRUSTED = ("lattice_lightning.", "torch.optim.", "pytorch_lightning.")
 
+Built = TypeVar("Built")
 
-def instantiate(config: Mapping[str, Any], **context: Any) -> Any:
-    """Call the ``_target_`` of a config with its entries and what its signature takes of context.
+
+def instantiate(config: Mapping[str, Any], kind: type[Built], **context: Any) -> Built:
+    """Make the ``_target_`` of a config from its entries and what its signature takes of context.
+
+    Args:
+        config: plain config with ``_target_``.
+        kind: class that the target must derive from. A trusted module also holds what it imports
+            (``lattice_lightning.cli.sys``) and what writes files; nothing of that is made.
+        **context: arguments that the config does not hold.
 
     Raises:
-        InputError: for a target outside ``TRUSTED``, or arguments that it does not have.
+        InputError: for a target outside ``TRUSTED`` or of another kind, or arguments that it does not
+            have or take.
     """
-    target = config.get("_target_")
+    target = config.get("_target_") if isinstance(config, Mapping) else None
     if not isinstance(target, str) or not target.startswith(TRUSTED):
         raise InputError(
-            f"_target_ must name something of {', '.join(t.rstrip('.') for t in TRUSTED)}, got {target!r}"
+            f"_target_ must name something of {', '.join(t.rstrip('.') for t in TRUSTED)}, got {target!r} "
+            f"in {config!r}"
         )
     module, _, name = target.rpartition(".")
     try:
         factory = getattr(import_module(module), name)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, ValueError):
         raise InputError(f"_target_ {target!r} does not exist") from None
-    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    ours = isinstance(factory, type) and f"{factory.__module__}.".startswith(TRUSTED)
+    if not ours or not issubclass(factory, kind):
+        raise InputError(f"_target_ {target!r} is no {kind.__name__}, which is expected there")
+    arguments = arguments_of(config)
     parameters = inspect.signature(factory).parameters
     for key in arguments:
         if key not in parameters:
@@ -51,7 +68,13 @@ def instantiate(config: Mapping[str, Any], **context: Any) -> Any:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"{name} has no argument {key!r}{hint} (has {', '.join(parameters)})")
     arguments.update({k: v for k, v in context.items() if k in parameters and k not in arguments})
-    return factory(**arguments)
+    with explained(f"{name} cannot be made of {arguments_of(config)}"):
+        return factory(**arguments)
+
+
+def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a config without its target."""
+    return {key: value for key, value in config.items() if key != "_target_"}
 
 
 class System:
@@ -64,16 +87,18 @@ class System:
 
     def __init__(self, config: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
-        self.lattice = Lattice(tuple(config["lattice"]))
+        self.lattice = Lattice(config["lattice"])
         self.space: FieldSpace = from_name(config["group"])
         context = {"lattice": self.lattice, "group": self.space, "space": self.space}
-        terms = {n: instantiate(c, **context) for n, c in config["action"].items() if c}
-        for name, term in terms.items():
-            if not isinstance(term, Action):
-                raise InputError(f"action.{name} is a {type(term).__name__}, expected an action")
+        given = config.get("action") or {}
+        terms = {n: instantiate(c, Action, **context) for n, c in given.items() if c}  # type: ignore[type-abstract]
+        if not terms:
+            raise InputError("the config has no action: choose one, as in action=wilson")
         self.target: Action = SumAction(terms) if len(terms) > 1 else next(iter(terms.values()))
         self.observables: list[Observable] = [
-            instantiate(c, **context) for c in (config.get("observables") or {}).values() if c
+            instantiate(c, Observable, **context)  # type: ignore[type-abstract]
+            for c in (config.get("observables") or {}).values()
+            if c
         ]
 
     def start(self, n_chains: int, seed: int) -> Tensor:
@@ -100,11 +125,12 @@ class System:
         known = {"trajectory_length", "random_length", "levels"}
         if unknown := set(config) - known:
             raise InputError(f"integrator has no key {sorted(unknown)}; known: {sorted(known)}")
-        return {
-            "trajectory_length": config["trajectory_length"],
-            "random_length": config["random_length"],
-            "levels": [Level(**level) for level in config["levels"]],
-        }
+        with explained(f"the integrator cannot be made of {dict(config)}"):
+            return {
+                "trajectory_length": float(config["trajectory_length"]),
+                "random_length": bool(config["random_length"]),
+                "levels": [Level(**level) for level in config["levels"]],
+            }
 
     def hmc(self) -> HMC:
         """HMC of the target."""
@@ -116,18 +142,11 @@ def build_system(config: Mapping[str, Any], device: torch.device | str = "cpu") 
     return System(config, device)
 
 
-def _factory(config: Mapping[str, Any] | None) -> Callable[[Any], Any] | None:
+def _factory(config: Mapping[str, Any] | None, kind: type, argument: str) -> Callable[[Any], Any] | None:
     """A one-argument factory of a config (optimizers from parameters, schedules from optimizers)."""
     if config is None:
         return None
-
-    def make(first: Any) -> Any:
-        target = str(config["_target_"])
-        of_parameters = target.startswith("torch.optim.") and "lr_scheduler" not in target
-        argument = "params" if of_parameters else "optimizer"
-        return instantiate(config, **{argument: first})
-
-    return make
+    return lambda first: instantiate(config, kind, **{argument: first})
 
 
 def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionRegression:
@@ -137,28 +156,34 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
             f"row {name!r}: an effective action needs a target of one gauge action and one staggered "
             "fermion (action=staggered)"
         )
+    if not isinstance(row.get("effective"), Mapping):
+        raise InputError(f"row {name!r} needs `effective: {{masses: [...]}}`, got {row.get('effective')!r}")
     effective_config = dict(row["effective"])
     network_config = effective_config.pop("network", None)
     network = None
     if network_config:
-        network = instantiate(network_config, lattice=system.lattice, group=system.space)
+        context = {"lattice": system.lattice, "group": system.space}
+        network = instantiate(network_config, LinkMap, **context)  # type: ignore[type-abstract]
     known = {"masses", "loops", "tolerance_md"}
     if unknown := set(effective_config) - known:
         raise InputError(f"row {name!r}: effective has no key {sorted(unknown)}, only {sorted(known)}")
-    effective = EffectiveAction(
-        system.target, network=network, min_mass=row.get("min_mass"), **effective_config
-    )
     training = row["training"]
-    method = ActionRegression(
-        effective,
-        loss=training["loss"],
-        linear="fixed" if row.get("train") is False else training["linear"],
-        optimizer=_factory(training["optimizer"]),
-        scheduler=_factory(training["scheduler"]),
-        forgetting=training["forgetting"],
-        ridge=training["ridge"],
-        label=name,
-    )
+    with explained(f"row {name!r}, effective action of {effective_config}"):
+        effective = EffectiveAction(
+            system.target, network=network, min_mass=row.get("min_mass"), **effective_config
+        )
+        method = ActionRegression(
+            effective,
+            loss=training["loss"],
+            linear="fixed" if row.get("train") is False else training["linear"],
+            optimizer=_factory(training["optimizer"], Optimizer, "params"),
+            scheduler=_factory(training["scheduler"], LRScheduler, "optimizer"),
+            forgetting=training["forgetting"],
+            ridge=training["ridge"],
+            label=name,
+        )
+        # a wrong optimizer must not show itself after the stream
+        method.configure_optimizers()
     return method.to(system.device)
 
 

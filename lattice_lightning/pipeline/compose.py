@@ -1,7 +1,7 @@
 """Configs: composing them with Hydra, and errors that name the nearest key or option."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.pipeline.checks import check_integer
 
-__all__ = ["compose_config", "config_folder", "differences", "experiments"]
+__all__ = ["HOW", "command_of", "compose_config", "config_folder", "differences", "experiments"]
+
+#: keys that say how a run is started, not what it computes
+HOW = ("resume", "dry_run", "publish", "output_dir")
 
 
 def config_folder() -> Path:
@@ -37,7 +41,11 @@ def experiments() -> dict[str, str]:
 
 
 def _register_resolvers() -> None:
-    OmegaConf.register_new_resolver("steps", lambda a, b: int(a) * int(b), replace=True)
+    def steps(epochs: Any, trajectories: Any) -> int:
+        check_integer("training.epochs", epochs, 1)
+        return epochs * check_integer("training.trajectories_per_epoch", trajectories, 1)
+
+    OmegaConf.register_new_resolver("steps", steps, replace=True)
 
 
 def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
@@ -52,7 +60,9 @@ def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose(name, list(overrides))
             missing = [k for k in OmegaConf.missing_keys(config) if not k.startswith("_")]
-    except (HydraException, OmegaConfBaseException) as error:
+            if not missing:
+                OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(_explain(error, overrides)) from error
     if missing:
         known = ", ".join(experiments())
@@ -87,6 +97,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         wrong = group_match.group(1)
         groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
         return f"the config has no group {wrong!r}; " + _suggest(wrong, groups)
+    value = re.search(r"Interpolation key '([^']+)' not found\s+full_key: (\S+)", text)
+    if value is not None:
+        wanted, user = value.groups()
+        return (
+            f"{user} takes its value from {wanted}, which this config does not have: set it, or choose "
+            f"another {user.split('.')[0]}="
+        )
     return f"the config cannot be composed: {str(error).strip().splitlines()[0]}"
 
 
@@ -118,6 +135,23 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         flat[name] = value
         flat.update(_flatten(value, f"{name}."))
     return flat
+
+
+def command_of(config: Mapping[str, Any]) -> str:
+    """The command that repeats a run: its experiment and every key set otherwise.
+
+    Raises:
+        InputError: when the config is of no experiment.
+    """
+    name = str(config["name"])
+    default = _flatten(OmegaConf.to_container(compose_config([f"experiment={name}"]), resolve=True))
+    given = _flatten(config)
+    changed = [
+        f"{key}={value}"
+        for key, value in given.items()
+        if not isinstance(value, dict) and key not in HOW and default.get(key, value) != value
+    ]
+    return " ".join(["python train.py", f"experiment={name}", *changed])
 
 
 def differences(old: Any, new: Any) -> list[str]:

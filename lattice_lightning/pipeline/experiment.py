@@ -15,6 +15,7 @@ from lattice_lightning.data import EnsembleWriter, PairStream
 from lattice_lightning.exceptions import ChainError, InputError
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.pipeline.build import System, build_kernel, build_method
+from lattice_lightning.pipeline.checks import check_numbers
 from lattice_lightning.pipeline.fit import Fitted, fit_row
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.rows import expand_rows, is_trained
@@ -51,7 +52,7 @@ class Experiment:
     ) -> None:
         self.config, self.folder, self.rank = config, folder, rank
         self.seed = int(config["seed"])
-        _check_numbers(config)
+        check_numbers(config)
         self.system = System(config, device)
         self.rows = expand_rows(config)
         self.methods: dict[str, ActionRegression] = {}
@@ -69,6 +70,8 @@ class Experiment:
         self.reversal_errors: dict[str, float] = {}
         self._starts: dict[str, Tensor] = {}
         self.start()
+        if config["stream"]["ensemble"]:
+            self._ensemble_field(0)
 
     @property
     def trained(self) -> list[str]:
@@ -118,6 +121,8 @@ class Experiment:
 
         ensemble = Ensemble(self.config["stream"]["ensemble"])
         n_chains = self.config["stream"]["n_chains"]
+        if len(ensemble) == 0:
+            raise InputError(f"the ensemble {ensemble.path} holds no configuration yet")
         field = ensemble[index % len(ensemble)].to(self.system.device)
         self.system.space.check_field(field, self.system.lattice)
         if field.shape[0] < n_chains:
@@ -254,18 +259,3 @@ def gather_result(result: SamplingResult) -> SamplingResult:
 def loss_estimates(losses: Mapping[str, Tensor]) -> dict[str, Estimate]:
     """Mean held-out loss of every row with its error."""
     return {name: estimate(series, f"held-out loss of {name}") for name, series in losses.items()}
-
-
-def _check_numbers(config: Mapping[str, Any]) -> None:
-    """Counts that must be positive, or not negative."""
-    for group, positive, others in (
-        ("stream", ("n_chains", "n_trajectories"), ("n_thermalise", "n_held_out")),
-        ("sampling", ("n_steps", "measure_every", "checkpoint_every"), ("n_thermalise", "save_every")),
-        ("short_sampling", ("every_n_epochs",), ("n_trajectories",)),
-    ):
-        for key in (*positive, *others):
-            value, least = config[group][key], 1 if key in positive else 0
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(
-                    f"{group}.{key} must be an integer of at least {least}, got {value!r}"
-                )

@@ -20,10 +20,11 @@ from lattice_lightning.data import PairStream, TrajectoryData
 from lattice_lightning.exceptions import ResumeError
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.weights import load_weights, save_weights
 
-__all__ = ["Fitted", "fit_row", "quiet_lightning"]
+__all__ = ["Fitted", "check_trainer", "fit_row", "quiet_lightning"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ def quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def check_trainer(config: Mapping[str, Any]) -> None:
+    """Refuse a trainer config that Lightning would refuse after the stream.
+
+    Raises:
+        InputError: with Lightning's reason.
+    """
+    options = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
+    with quiet_lightning(), explained(f"trainer {options}"):
+        Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
 
 class _Clock(Callback):

@@ -9,12 +9,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lattice_lightning.exceptions import InputError, ResumeError
-from lattice_lightning.pipeline.compose import differences
+from lattice_lightning.pipeline.checks import check_name
+from lattice_lightning.pipeline.compose import HOW, differences
 
 __all__ = ["RunFolder"]
 
-#: keys that say how a run is started, not what it computes
-HOW = ("resume", "dry_run", "publish", "output_dir")
 #: the folder that rank 0 chose, for the processes that it starts
 VARIABLE = "LATTICE_LIGHTNING_RUN"
 
@@ -34,7 +33,8 @@ class RunFolder:
         """A new folder with config.yaml in it, or the one that rank 0 made."""
         if chosen := os.environ.get(VARIABLE):
             return cls(Path(chosen))
-        parent = Path(config["output_dir"]).resolve() / str(config["name"])
+        name = check_name("the experiment name", config["name"])
+        parent = Path(str(config["output_dir"])).resolve() / name
         stamp, k = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
         while True:
             path = parent / (stamp if k == 1 else f"{stamp}_{k}")

@@ -10,6 +10,7 @@ from rich.console import Console
 from lattice_lightning.data import EnsembleWriter
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.checks import check_integer, check_numbers
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.samplers import ChainCheckpoint, Info, State, run
 
@@ -28,8 +29,9 @@ def generate(config: Mapping[str, Any], path: Path, every: int, console: Console
     Raises:
         InputError: for an interval below one, or one longer than the run.
     """
+    check_numbers(config)
     n_steps = int(config["sampling"]["n_steps"])
-    if not 1 <= every <= n_steps:
+    if not 1 <= check_integer("every", every, 1) <= n_steps:
         raise InputError(f"every must be from 1 to sampling.n_steps={n_steps}, got {every}")
     device = choose_device(config["trainer"])
     system = System(config, device)
@@ -38,7 +40,8 @@ def generate(config: Mapping[str, Any], path: Path, every: int, console: Console
     rng.manual_seed(seed)
     kernel = system.hmc()
     start = system.start(config["stream"]["n_chains"], seed)
-    chains = path.with_suffix(".chains")
+    # in the ensemble's own folder: deleting it deletes what a new run would go on from
+    chains = path / "chains"
     thermal = ChainCheckpoint(chains / "thermal.pt")
     produced = ChainCheckpoint(chains / "chain.pt", config["sampling"]["checkpoint_every"])
     provenance = {"config": dict(config), "seed": seed, "row": "hmc", "every": every}

@@ -15,6 +15,7 @@ from lattice_lightning.groups import Group, from_name
 from lattice_lightning.lattice import Lattice
 from lattice_lightning.observables import Observable, Plaquette, PolyakovLoops
 from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.checks import check_integer
 from lattice_lightning.samplers import History
 
 __all__ = ["measure_command"]
@@ -31,7 +32,7 @@ def measure_command(given: Mapping[str, Any], console: Console) -> dict[str, flo
     if unknown := set(given) - set(_KEYS):
         raise InputError(f"measure has no key {sorted(unknown)}; known: {', '.join(_KEYS)}")
     rng = torch.Generator()
-    rng.manual_seed(int(given.get("seed", 1)))
+    rng.manual_seed(check_integer("seed", given.get("seed", 1), 0))
     if given.get("ensemble"):
         return _ensemble(Path(str(given["ensemble"])), rng, console)
     if not given.get("file") or not given.get("group") or not given.get("lattice"):
@@ -39,9 +40,11 @@ def measure_command(given: Mapping[str, Any], console: Console) -> dict[str, flo
             "measure needs ensemble=FOLDER, or file=CONFIGURATION with group=SU(2) and "
             "lattice=[4,4,4,4]"
         )
-    lattice, group = Lattice(tuple(given["lattice"])), from_name(str(given["group"]))
+    lattice, group = Lattice(given["lattice"]), from_name(str(given["group"]))
     if not isinstance(group, Group):
         raise InputError(f"measure reads gauge links, got group {group.name}")
+    if group.n_colors < 2:
+        raise InputError(f"configuration files hold links in SU(N), got group {group.name}")
     links = read_configuration(Path(str(given["file"])), lattice.shape, group.n_colors)
     values: dict[str, float] = {}
     observables: list[Observable] = [Plaquette(lattice, group), PolyakovLoops(lattice, group)]
@@ -56,7 +59,10 @@ def _ensemble(path: Path, rng: torch.Generator, console: Console) -> dict[str, f
     ensemble = Ensemble(path)
     if len(ensemble) == 0:
         raise InputError(f"{path} holds no configuration")
-    system = System(ensemble.provenance(0)["config"])
+    config = ensemble.provenance(0).get("config")
+    if not isinstance(config, Mapping):
+        raise InputError(f"{path} does not say the config that it was made with; give file= and group=")
+    system = System(config)
     history = History()
     for i in range(len(ensemble)):
         for observable in system.observables:

@@ -2,15 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_lightning.analysis import rows_of
+from lattice_lightning.analysis import format_error, rows_of
 from lattice_lightning.analysis.plots import observables_figure, overview_figure
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.pipeline.checks import explained
+from lattice_lightning.pipeline.compose import command_of
 from lattice_lightning.pipeline.folder import RunFolder
 
-__all__ = ["publish", "result_rows"]
+__all__ = ["check_target", "markdown_table", "publish", "result_rows"]
+
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def result_rows(summary: Mapping[str, Any], command: str) -> list[dict[str, Any]]:
@@ -43,22 +48,107 @@ def result_rows(summary: Mapping[str, Any], command: str) -> list[dict[str, Any]
     return entries
 
 
-def publish(target: Path, folder: RunFolder, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
-    """Write results.json, figures and the headline's weights; published values are kept.
+def markdown_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The table of an experiment's README, from the entries of its results.json."""
+    own = [e for e in entries if "summary" in e]
+    exact = any("exact" in o for e in own for o in e["summary"]["observables"].values())
+    lines = _exact_lines(own) if exact else _sampler_lines(own)
+    published = [e for e in entries if "source" in e]
+    if published:
+        lines += ["", "Published values:", "", "| row | value | source |", "| --- | --- | --- |"]
+        lines += [
+            f"| {e['row']} | {format_error(e['value'], e['error'])} | {e['source']} |" for e in published
+        ]
+    return "\n".join(lines)
 
-    Entries of results.json that have a ``source`` (published values) stay as they are.
+
+def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = list(entries[0]["summary"]["observables"])
+    head = ["row", "parameters", "acceptance", "Var(dH)", "<exp(-dH)>", "held-out pair loss",
+            "against linear", *[n.replace("_", " ") for n in names]]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for entry in entries:
+        row = entry["summary"]
+        sampling, held = row["sampling"], row.get("held_out") or {}
+        sigma = (held.get("against") or {}).get("sigma")
+        variance = sampling["var_dH"]
+        cells = [
+            entry["row"], str(row["model"]["n_parameters"]), _value(sampling["acceptance"]),
+            "" if variance is None else f"{variance:.2g}", _value(sampling["exp_minus_dH"]),
+            _value(held["pair_loss"]) if held else "", "" if sigma is None else f"{sigma:+.1f} sigma",
+            *[_value(row["observables"][n]) + _mark(row["observables"][n]) for n in names],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", "An exclamation mark: the run itself calls this error not reliable."]
+
+
+def _exact_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["| point | observable | measured | exact | pull | acceptance |", "| --- " * 6 + "|"]
+    for entry in entries:
+        row = entry["summary"]
+        for name, observable in row["observables"].items():
+            if "exact" not in observable:
+                continue
+            sigma = (row["comparison"] or {}).get(name, {}).get("sigma")
+            lines.append(
+                f"| {entry['row']} | {name.replace('_', ' ')} | {_value(observable)}{_mark(observable)} | "
+                f"{observable['exact']:.6g} | {'' if sigma is None else f'{sigma:+.2f}'} | "
+                f"{_value(row['sampling']['acceptance'])} |"
+            )
+    return lines
+
+
+def _value(entry: Mapping[str, Any]) -> str:
+    return format_error(entry["value"], entry["error"])
+
+
+def _mark(entry: Mapping[str, Any]) -> str:
+    return "" if entry["reliable"] else " !"
+
+
+def _write_table(readme: Path, table: str) -> None:
+    text = readme.read_text() if readme.exists() else f"# {readme.parent.name}\n\n{BEGIN}\n{END}\n"
+    if BEGIN not in text or END not in text:
+        return
+    before, _, rest = text.partition(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+
+
+def check_target(config: Mapping[str, Any]) -> None:
+    """Refuse what publishing at the end of the run could not do.
+
+    Raises:
+        InputError: for a target that is no folder, a results.json that is not a list, or a config of
+            no experiment.
+    """
+    if not config.get("publish"):
+        return
+    target = Path(str(config["publish"]))
+    if target.exists() and not target.is_dir():
+        raise InputError(f"publish={target} is a file; give a folder like experiments/{config['name']}")
+    command_of(config)
+    path = target / "results.json"
+    with explained(f"{path} cannot be kept"):
+        if path.exists() and not isinstance(json.loads(path.read_text()), list):
+            raise InputError(f"{path} is not a list of rows; mend it or publish elsewhere")
+
+
+def publish(target: Path, folder: RunFolder, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
+    """Write results.json, figures, the headline's weights and the table of README.md.
+
+    Entries of results.json that have a ``source`` (published values) stay as they are; in README.md
+    what stands between the lines ``BEGIN`` and ``END`` is replaced.
     """
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    command = f"python train.py experiment={config['name']}"
-    if int(config["seed"]) != 1:
-        command += f" seed={config['seed']}"
+    command = command_of(config)
     path = target / "results.json"
     old = json.loads(path.read_text()) if path.exists() else []
     entries = [e for e in old if "source" in e or "ratio" in e] + result_rows(summary, command)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
     partial.replace(path)
+    _write_table(target / "README.md", markdown_table(entries))
     overview_figure(summary).savefig(target / "figure.png", dpi=140)
     observables_figure(summary).savefig(target / "observables.png", dpi=140)
     weights = folder.weights(str(summary.get("row", "")))

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.pipeline.checks import check_integer, check_name
 
 __all__ = ["SAMPLERS", "expand_rows", "is_trained"]
 
@@ -23,6 +24,9 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         raise InputError("the experiment lists no rows; give at least one sampler")
     expanded = {}
     for name, given in rows.items():
+        check_name("the row name", name)
+        if not isinstance(given, Mapping):
+            raise InputError(f"row {name!r} must be like {{sampler: hmc}}, got {given!r}")
         if unknown := set(given) - _KEYS:
             raise InputError(f"row {name!r} has no key {sorted(unknown)}; known: {sorted(_KEYS)}")
         if given.get("sampler") not in SAMPLERS:
@@ -36,9 +40,6 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 f"row {name!r}: training has no key {sorted(unknown)}; known: {sorted(training)}"
             )
         training.update(row.get("training") or {})
-        scheduler = training["scheduler"]
-        if scheduler and "T_max" in scheduler:
-            scheduler["T_max"] = training["epochs"] * training["trajectories_per_epoch"]
         row["training"], row["min_mass"] = training, config.get("min_mass")
         if row["sampler"] == "self_learning_hmc":
             if not row.get("effective") and not row.get("checkpoint"):
@@ -46,8 +47,11 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                     f"row {name!r}: self_learning_hmc needs `effective: {{masses: [...]}}`, or "
                     "`checkpoint: path` to take what a file holds"
                 )
-            if training["epochs"] < 1 or training["trajectories_per_epoch"] < 1:
-                raise InputError(f"row {name!r}: epochs and trajectories_per_epoch must be positive")
+            for key in ("epochs", "trajectories_per_epoch"):
+                check_integer(f"row {name!r}: training.{key}", training[key], 1)
+            scheduler = training["scheduler"]
+            if scheduler and "T_max" in scheduler:
+                scheduler["T_max"] = training["epochs"] * training["trajectories_per_epoch"]
         elif row.get("effective"):
             raise InputError(f"row {name!r}: hmc has no effective action; use self_learning_hmc")
         expanded[name] = row

@@ -12,11 +12,13 @@ from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingPlan, sample_exactly
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import build_kernel
+from lattice_lightning.pipeline.checks import check_integer
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.experiment import MAX_REVERSAL_ERROR
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.rows import expand_rows
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
+from lattice_lightning.pipeline.train import save_histories
 from lattice_lightning.pipeline.weights import rebuild
 from lattice_lightning.samplers import SelfLearningHMC, run
 
@@ -44,27 +46,26 @@ def sample_command(given: Mapping[str, Any], console: Console) -> dict[str, Any]
     options = {**DEFAULTS, **given}
     if not options["checkpoint"]:
         raise InputError("sample needs checkpoint=FILE, such as experiments/cask_su2/cask.pt")
-    for key in ("n_chains", "n_steps"):
-        if int(options[key]) < 1:
-            raise InputError(f"{key} must be at least 1, got {options[key]}")
+    for key, least in (("n_chains", 1), ("n_steps", 1), ("n_thermalise", 0), ("seed", 0)):
+        check_integer(key, options[key], least)
     device = choose_device({"accelerator": "gpu" if options["device"] == "cuda" else options["device"]})
-    system, method = rebuild(options["checkpoint"], device)
+    system, method = rebuild(str(options["checkpoint"]), device)
     name = method.origin["row"]
     stored = method.origin["config"]
     config = {
         **stored, "name": f"{stored['name']}_sample", "seed": int(options["seed"]),
-        "output_dir": options["output_dir"], "checkpoint": str(options["checkpoint"]),
+        "output_dir": str(options["output_dir"]), "checkpoint": str(options["checkpoint"]),
     }
     row = expand_rows(stored)[name]
     kernel = build_kernel(system, row, method)
     assert isinstance(kernel, SelfLearningHMC)
+    start = system.start(int(options["n_chains"]), int(options["seed"]))
     folder = RunFolder.create(config)
     console.print(f"{name} of {stored['name']}: {method.effective.n_parameters} parameters; {folder.path}")
     seed = int(options["seed"])
     rng = torch.Generator(device)
     rng.manual_seed(seed)
     hmc = system.hmc()
-    start = system.start(int(options["n_chains"]), seed)
     state, _ = run(
         hmc, hmc.init(start, rng), int(options["n_thermalise"]), rng, progress="thermalising with HMC"
     )
@@ -83,6 +84,7 @@ def sample_command(given: Mapping[str, Any], console: Console) -> dict[str, Any]
     summary = summarise(config, device, {name: entry}, {name: observables}, name)
     write_summary(folder.summary, summary)
     histories = {name: {n: s.numpy() for n, s in result.history.as_dict().items()}}
+    save_histories(folder.path / "histories.npz", histories)
     write_report(folder.report, summary, [], histories)
     console.print(summary_table(summary))
     for doubt in doubts(summary):

@@ -12,10 +12,12 @@ from lattice_lightning.analysis.exact_2d import charge_squared_u1, plaquette_tor
 from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingPlan, sample_exactly
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.groups import from_name
 from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.checks import check_integer, check_numbers
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.publish import publish
+from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
 from lattice_lightning.pipeline.train import save_histories
 
@@ -34,6 +36,10 @@ def points(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for entry in config["scan"]:
         if unknown := set(entry) - _KEYS:
             raise InputError(f"scan has no key {sorted(unknown)}; known: {sorted(_KEYS)}")
+        if missing := {"group", "lattice", "betas"} - set(entry):
+            raise InputError(f"the scan's entry {entry} needs {sorted(missing)}")
+        group = from_name(entry["group"]).name
+        check_integer("scan: n_steps", entry.get("n_steps", 1), 1)
         if len(entry["lattice"]) != 2:
             raise InputError(f"exact values are known in two dimensions, got {entry['lattice']}")
         for beta in entry["betas"]:
@@ -42,11 +48,14 @@ def points(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 "plaquette": {"_target_": "lattice_lightning.observables.Plaquette"},
                 "charge": {"_target_": "lattice_lightning.observables.TopologicalCharge"},
             }
-            wanted = {n: names[n] for n in entry.get("observables", ["plaquette"])}
-            name = f"{entry['group']} beta={beta:g} L={entry['lattice'][0]}"
+            asked = entry.get("observables", ["plaquette"])
+            if unknown := set(asked) - set(names):
+                raise InputError(f"scan: no observable {sorted(unknown)}; known: {sorted(names)}")
+            wanted = {n: names[n] for n in asked}
+            name = f"{group} beta={beta:g} L={entry['lattice'][0]}"
             found[name] = {
                 **{k: config[k] for k in ("integrator", "start", "seed")},
-                "group": entry["group"],
+                "group": group,
                 "lattice": entry["lattice"],
                 "action": {"gauge": {"_target_": target, "beta": beta}},
                 "observables": wanted,
@@ -66,6 +75,8 @@ def exact_values(group: str, beta: float, volume: int) -> dict[str, float]:
 
 def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Sample every point, compare with exact values, judge all pulls together."""
+    check_numbers(config)
+    check_target(config)
     device = choose_device(config["trainer"])
     systems = {name: System(point, device) for name, point in points(config).items()}
     if config["dry_run"]:

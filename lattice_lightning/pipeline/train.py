@@ -16,14 +16,14 @@ from rich.console import Console
 from lattice_lightning.analysis import doubts, summary_table, write_summary
 from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingResult, read_metrics
-from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline import folder as run_folder
+from lattice_lightning.pipeline.checks import check_numbers
 from lattice_lightning.pipeline.device import choose_device, process_rank
 from lattice_lightning.pipeline.estimate import clock, measure_stages, print_plan
 from lattice_lightning.pipeline.experiment import Experiment
-from lattice_lightning.pipeline.fit import Fitted
+from lattice_lightning.pipeline.fit import Fitted, check_trainer
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.publish import publish
+from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_summary, summarise
 
 __all__ = ["load_histories", "save_histories", "train"]
@@ -42,13 +42,14 @@ def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str
     """
     rank = process_rank()
     console = console or Console(quiet=rank != 0)
+    check_numbers(config)
     device = choose_device(config["trainer"], rank)
+    check_trainer(config)
+    check_target(config)
     if config["dry_run"]:
         experiment = Experiment(config, None, device, rank)
         print_plan(experiment, measure_stages(experiment), console)
         return {}
-    if config["publish"] and len(str(config["publish"])) == 0:
-        raise InputError("publish needs a folder")
     checked = Experiment(config, None, device, rank)
     if config["resume"]:
         folder = RunFolder.find(config["resume"])

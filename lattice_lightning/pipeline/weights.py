@@ -11,6 +11,7 @@ from lattice_lightning.data import save_atomically
 from lattice_lightning.exceptions import FormatError, InputError
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.pipeline.build import System, build_method
+from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.rows import expand_rows
 
 __all__ = ["load_weights", "origin", "rebuild", "save_weights"]
@@ -40,10 +41,17 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     try:
         payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # torch's own message advises to load without weights_only
         raise FormatError(
-            f"cannot read the checkpoint {path} ({error}); it is truncated or not a torch file"
+            f"cannot read the checkpoint {path} ({type(error).__name__}): it is truncated, no torch file, "
+            "or holds more than tensors and plain values, which is refused since it could run code"
         ) from error
-    if not isinstance(payload, dict) or not {"origin", "state_dict"} <= payload.keys():
+    origin = payload.get("origin") if isinstance(payload, dict) else None
+    if (
+        not isinstance(origin, dict)
+        or not isinstance(origin.get("config"), dict)
+        or not isinstance(payload.get("state_dict"), dict)
+    ):
         raise FormatError(
             f"{path} is a torch file without origin and state_dict: not a checkpoint of this package"
         )
@@ -68,8 +76,11 @@ def rebuild(
         InputError: when the file holds another model than expected.
     """
     payload = load_weights(path)
-    config, name = payload["origin"]["config"], payload["origin"]["row"]
-    rows = expand_rows(config)
+    config, name = payload["origin"]["config"], payload["origin"].get("row")
+    with explained(f"the config in {path} is damaged"):
+        rows = expand_rows(config)
+    if name not in rows:
+        raise FormatError(f"{path} is of row {name!r}, its config has {sorted(rows)}: it is damaged")
     row = rows[name]
     if expected is not None and expected.get("effective") not in (None, row["effective"]):
         raise InputError(
@@ -77,11 +88,13 @@ def rebuild(
             f"{expected['effective']}; leave `effective` out to take what the file holds"
         )
     if system is None:
-        system = System(config, device)
+        with explained(f"the config in {path} is damaged"):
+            system = System(config, device)
     method = build_method(system, row, name)
     try:
         method.load_state_dict(payload["state_dict"])
     except RuntimeError as error:
-        raise FormatError(f"{path} does not fit the model of its own config: {error}") from error
+        line = " ".join(str(error).split())
+        raise FormatError(f"{path} does not fit the model of its own config: {line}") from error
     method.origin = payload["origin"]
     return system, method.to(system.device).eval()

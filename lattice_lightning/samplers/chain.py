@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -95,9 +96,15 @@ class ChainCheckpoint:
         if not self.path.exists():
             return None
         try:
+            # torch.load does not compare checksums
+            with ZipFile(self.path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} has the wrong checksum")
             payload = torch.load(self.path, weights_only=True, map_location=rngs[0].device)
         except Exception as error:
             raise ResumeError(f"cannot read {self.path} ({error}); delete it to start anew") from error
+        if missing := {"step", "field", "rng", "history"} - set(payload):
+            raise ResumeError(f"{self.path} has no {sorted(missing)}: it is no saved chain")
         if payload["field"].shape != shape:
             raise ResumeError(
                 f"{self.path} holds chains of shape {list(payload['field'].shape)}, this run has "

@@ -1,0 +1,70 @@
+"""Checks of a config before anything is written or computed."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+from lattice_lightning.exceptions import InputError, LatticeLightningError
+
+__all__ = ["check_integer", "check_name", "check_numbers", "explained"]
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Errors of building from config values as an InputError in one line."""
+    try:
+        yield
+    except LatticeLightningError:
+        raise
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{what}: {line}") from error
+
+
+def check_integer(name: str, value: Any, least: int) -> int:
+    """The value, if it is an integer of at least ``least``.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return value
+
+
+def check_name(what: str, name: Any) -> str:
+    """The name, if a file can be called so; names in checkpoints must not lead elsewhere.
+
+    Raises:
+        InputError: otherwise.
+    """
+    text = str(name)
+    if not text or PurePath(text).name != text or "\\" in text or "\0" in text:
+        raise InputError(f"{what} {text!r} cannot be a file name; leave out slashes")
+    return text
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Seed and counts of a config: integers, positive where they must be.
+
+    Raises:
+        InputError: naming the key.
+    """
+    check_integer("seed", config["seed"], 0)
+    for group, positive, others in (
+        ("stream", ("n_chains", "n_trajectories"), ("n_thermalise", "n_held_out")),
+        ("sampling", ("n_steps", "measure_every", "checkpoint_every"), ("n_thermalise", "save_every")),
+        ("short_sampling", ("every_n_epochs",), ("n_trajectories",)),
+    ):
+        for key in (*positive, *others):
+            check_integer(f"{group}.{key}", config[group][key], 1 if key in positive else 0)
+    n_steps = config["sampling"]["n_steps"]
+    for key in ("measure_every", "save_every"):
+        if config["sampling"][key] > n_steps:
+            raise InputError(
+                f"sampling.{key}={config['sampling'][key]} is longer than the run, "
+                f"sampling.n_steps={n_steps}"
+            )
+    if (threads := config["trainer"].get("threads")) is not None:
+        check_integer("trainer.threads", threads, 1)
