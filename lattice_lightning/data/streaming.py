@@ -79,7 +79,7 @@ class PairStream:
         except Exception as error:
             raise ResumeError(
                 f"cannot read the stored trajectory {self._path(index)} "
-                f"({str(error).splitlines()[0]}); delete it and all later ones to generate them again"
+                f"({type(error).__name__}); delete it and all later ones to generate them again"
             ) from error
         return loaded
 

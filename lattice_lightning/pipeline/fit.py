@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lattice_lightning.callbacks import ExactSampling, MetricsCsv, read_metrics
 from lattice_lightning.data import PairStream, TrajectoryData
-from lattice_lightning.exceptions import ResumeError
+from lattice_lightning.exceptions import InputError, ResumeError
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import explained
@@ -25,6 +25,10 @@ from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.weights import load_weights, save_weights
 
 __all__ = ["Fitted", "check_trainer", "fit_row", "quiet_lightning"]
+
+
+# coefficients and fields in half precision do not multiply with the normal equations in double
+PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ def check_trainer(config: Mapping[str, Any]) -> None:
         InputError: with Lightning's reason.
     """
     options = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
+    if str(options["precision"]) not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise InputError(f"trainer.precision must be one of {known}, got {options['precision']}")
     with quiet_lightning(), explained(f"trainer {options}"):
         Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
 

@@ -45,8 +45,6 @@ class RunFolder:
                 k += 1
             except OSError as error:
                 raise InputError(f"cannot make the run folder {path}: {error}") from error
-        if str(config["trainer"]["strategy"]).startswith("ddp"):
-            os.environ[VARIABLE] = str(path)
         folder = cls(path)
         folder.write_config(config)
         return folder

@@ -56,6 +56,8 @@ def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str
         folder.require_same(config)
     else:
         folder = RunFolder.create(config)
+    if str(config["trainer"]["strategy"]).startswith("ddp"):
+        os.environ[run_folder.VARIABLE] = str(folder.path)
     try:
         return _run(checked, folder, console)
     except KeyboardInterrupt:
@@ -76,7 +78,8 @@ def _run(experiment: Experiment, folder: RunFolder, console: Console) -> dict[st
     stream = experiment.stream()
     with timer("thermalise"):
         experiment.thermalised()
-    if experiment.trained:
+    # a run that was killed after its training does not need the trajectories again
+    if any(not folder.weights(name).exists() for name in experiment.trained):
         with timer("stream"):
             experiment.fill(stream, experiment.n_stream, "streaming HMC")
     for name in experiment.trained:

@@ -102,7 +102,9 @@ class ChainCheckpoint:
                     raise ValueError(f"{damaged} has the wrong checksum")
             payload = torch.load(self.path, weights_only=True, map_location=rngs[0].device)
         except Exception as error:
-            raise ResumeError(f"cannot read {self.path} ({error}); delete it to start anew") from error
+            raise ResumeError(
+                f"cannot read {self.path} ({type(error).__name__}); delete it to start anew"
+            ) from error
         if missing := {"step", "field", "rng", "history"} - set(payload):
             raise ResumeError(f"{self.path} has no {sorted(missing)}: it is no saved chain")
         if payload["field"].shape != shape:

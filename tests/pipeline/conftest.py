@@ -25,5 +25,12 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
+def without_plots(monkeypatch):
+    """Runs of tests that look at numbers only: drawing takes longer than their sampling."""
+    for command in ("train", "sample", "scan"):
+        monkeypatch.setattr(f"lattice_lightning.pipeline.{command}.write_report", lambda *args: None)
+
+
+@pytest.fixture
 def runner():
     return run

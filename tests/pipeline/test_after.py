@@ -13,6 +13,7 @@ from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import SU2
 from lattice_lightning.lattice import Lattice
 from lattice_lightning.observables import plaquette
+from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.publish import publish
 
 
@@ -37,16 +38,22 @@ def test_publish_keeps_published_values(finished, tmp_path):
     benchmark = {"row": "b", "parameters": {}, "command": "c", "ratio": {"value": 1, "min": 1, "max": 1}}
     stale = {"row": "hmc", "parameters": {}, "command": "old", "summary": {}}
     (tmp_path / "results.json").write_text(json.dumps([stale, published, benchmark]))
-    for _ in range(2):
-        publish(tmp_path, folder, summary, summary["config"])
-        entries = json.loads((tmp_path / "results.json").read_text())
-        assert entries[:2] == [published, benchmark]
-        assert [e["row"] for e in entries[2:]] == ["hmc", "linear", "covnet"]
+    publish(tmp_path, folder, summary, summary["config"])
+    entries = json.loads((tmp_path / "results.json").read_text())
+    assert entries[:2] == [published, benchmark]
+    assert [e["row"] for e in entries[2:]] == ["hmc", "linear", "covnet"], "the stale row is replaced"
     assert all(e["summary"]["observables"] for e in entries[2:])
     assert (tmp_path / "covnet.pt").read_bytes() == folder.weights("covnet").read_bytes()
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "experiment=slice_su2_2d" in entries[-1]["command"]
     assert "sampling.n_steps=4" in entries[-1]["command"], "the command repeats this run, not the default"
+
+
+def test_every_run_has_its_own_folder(tmp_path):
+    config = small(tmp_path, **{"trainer.strategy": "ddp"})
+    paths = [RunFolder.create(config).path for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all((path / "config.yaml").exists() for path in paths)
 
 
 def generate(tmp_path, *extra):
@@ -102,7 +109,7 @@ def test_generate_twice_and_with_another_config(tmp_path, capsys):
     assert "another provenance" in capsys.readouterr().err
 
 
-def test_row_from_a_checkpoint(finished, tmp_path, runner):
+def test_row_from_a_checkpoint(finished, tmp_path, runner, without_plots):
     """A row that takes trained weights samples without training; beside it, no other row trains."""
     rows = {"hmc": {"sampler": "hmc"},
             "stored": {"sampler": "self_learning_hmc", "checkpoint": str(finished[1].weights("covnet"))}}
@@ -119,16 +126,18 @@ def test_checkpoint_of_another_model_is_refused(finished, tmp_path):
 
     path = str(finished[1].weights("covnet"))
     config = changed(small(tmp_path), {"rows.linear.checkpoint": path})
-    with pytest.raises(InputError, match="holds the effective action .* the row asks for"):
+    with pytest.raises(InputError, match=r"holds the effective action .* the row asks for"):
         Experiment(config, None)
     config = changed(config, {"rows.linear.effective": None, "lattice": [6, 6]})
     Experiment(config, None), "weights do not know the lattice"
 
 
-def test_scan(tmp_path, monkeypatch, capsys):
+def test_scan(tmp_path, monkeypatch, without_plots):
+    both = ["plaquette", "charge"]
     config = changed(composed(EXACT), {
-        "scan": [{"group": "u1", "lattice": [4, 4], "betas": [1.0], "observables": ["plaquette", "charge"]}],
-        "stream.n_chains": 8, "sampling.n_thermalise": 5, "sampling.n_steps": 30, "output_dir": str(tmp_path),
+        "scan": [{"group": "u1", "lattice": [4, 4], "betas": [1.0], "observables": both}],
+        "stream.n_chains": 8, "sampling.n_thermalise": 5, "sampling.n_steps": 30,
+        "output_dir": str(tmp_path),
     })
     monkeypatch.setattr("lattice_lightning.cli.plain_config", lambda _: config)
     assert main(["train"]) == 0
@@ -138,4 +147,3 @@ def test_scan(tmp_path, monkeypatch, capsys):
     # I_1(1) / I_0(1) up to finite volume, which is 1e-5 here
     assert entry["exact"] == pytest.approx(0.446390, abs=1e-4)
     assert len(summary["judgement"]["pulls"]) >= 2
-    assert (path.parent / "report.html").exists()

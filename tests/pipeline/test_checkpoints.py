@@ -5,11 +5,12 @@ import pickle
 
 import pytest
 import torch
-from small_runs import changed
+from small_runs import changed, refused
 
 from lattice_lightning.actions import Action
 from lattice_lightning.analysis import load_summary
 from lattice_lightning.cli import main
+from lattice_lightning.data import EnsembleWriter
 from lattice_lightning.exceptions import FormatError, InputError
 from lattice_lightning.models import LinkMap
 from lattice_lightning.pipeline.build import instantiate
@@ -45,13 +46,14 @@ def test_rebuilds_from_the_file_alone(finished, kind, rng):
     assert torch.isfinite(method.effective.value(field, aux)).all()
 
 
-def test_sample_command(finished, tmp_path, monkeypatch, capsys):
+def test_sample_command(finished, tmp_path, monkeypatch, without_plots):
     monkeypatch.chdir(tmp_path)
     checkpoint = finished[1].weights("covnet")
     options = ["n_steps=3", "n_chains=2", "n_thermalise=1", "seed=5"]
     for _ in range(2):
         assert main(["sample", f"checkpoint={checkpoint}", *options]) == 0
-    first, second = (load_summary(p) for p in sorted(tmp_path.glob("outputs/slice_su2_2d_sample/*/summary.json")))
+    folder, other = tmp_path.glob("outputs/slice_su2_2d_sample/*")
+    first, second = (load_summary(path / "summary.json") for path in (folder, other))
     assert first["seed"] == 5
     assert first["sampling"]["n_chains"] == 2
     assert first["sampling"]["n_steps"] == 3
@@ -59,10 +61,10 @@ def test_sample_command(finished, tmp_path, monkeypatch, capsys):
     assert first["model"]["n_parameters"] == finished[0]["model"]["n_parameters"]
     assert first["model"]["coefficients"] == finished[0]["model"]["coefficients"]
     assert first["observables"] == second["observables"], "the seed decides"
-    folder = next(tmp_path.glob("outputs/slice_su2_2d_sample/*"))
-    (folder / "report.html").unlink()
+    drawn = []
+    monkeypatch.setattr("lattice_lightning.pipeline.report.write_report", lambda *args: drawn.append(args))
     assert main(["report", str(folder)]) == 0
-    assert (folder / "report.html").exists()
+    assert drawn[0][3]["covnet"]["plaquette"].shape == (2, 3)
 
 
 class _Runs:
@@ -130,18 +132,20 @@ def test_targets_that_are_not_ours(target, kind, monkeypatch):
 
 @pytest.mark.parametrize(
     "key",
-    ["origin.config.action.gauge", "origin.config.observables.plaquette", "origin.config.training.optimizer",
-     "origin.config.training.scheduler", "origin.config.rows.covnet.effective.network"],
+    ["action.gauge", "observables.plaquette", "training.optimizer", "training.scheduler",
+     "rows.covnet.effective.network"],
 )
-@pytest.mark.parametrize(
-    "target", ["os.mkdir", "lattice_lightning.data.ensemble.os.mkdir", "lattice_lightning.data.EnsembleWriter"]
-)
+@pytest.mark.parametrize("target", ["os.mkdir", "lattice_lightning.cli.Path.mkdir", EnsembleWriter])
 def test_foreign_targets_in_a_checkpoint(saved, key, target, tmp_path):
-    path = saved(**{key: {"_target_": target, "path": str(tmp_path / "ran"), "field_shape": [1], "n_steps": 1,
-                          "provenance": {}}})
+    name = target if isinstance(target, str) else f"lattice_lightning.data.{target.__name__}"
+    arguments = {"path": str(tmp_path / "ran"), "field_shape": [1], "n_steps": 1, "provenance": {}}
+    path = saved(**{f"origin.config.{key}": {"_target_": name, **arguments}})
     with pytest.raises(InputError, match="_target_"):
         rebuild(path)
     assert [p.name for p in tmp_path.iterdir()] == ["w.pt"]
+
+
+NETWORK = "origin.config.rows.covnet.effective.network"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def test_foreign_targets_in_a_checkpoint(saved, key, target, tmp_path):
         ({"origin.config": {}}, "lists no rows"),
         ({"origin.config.action": None}, "has no action"),
         ({"origin.config.lattice": None}, "lattice shape must be"),
-        ({"origin.config.rows.covnet.effective.network.n_layers": 2}, "does not fit the model of its own config"),
+        ({f"{NETWORK}.n_layers": 2}, "does not fit the model of its own config"),
         ({"origin.config.name": "../../x"}, "cannot be a file name"),
     ],
     ids=lambda v: str(v)[:40] if isinstance(v, dict) else "",
@@ -163,8 +167,6 @@ def test_foreign_targets_in_a_checkpoint(saved, key, target, tmp_path):
 def test_damaged_checkpoints(saved, entries, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = saved(**entries)
-    from small_runs import refused
-
     refused(["sample", f"checkpoint={path}", "n_steps=1"], message, tmp_path, capsys)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from small_runs import SLICE, composed, small
 
 from lattice_lightning.callbacks import read_metrics
@@ -21,7 +22,7 @@ from lattice_lightning.methods import ActionRegression
 from lattice_lightning.observables import Plaquette
 from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.train import load_histories
+from lattice_lightning.pipeline.train import load_histories, train
 from lattice_lightning.pipeline.weights import load_weights
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
@@ -58,10 +59,6 @@ KILLS = {
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
     """Summary and folder of a run that was killed at every stage."""
-    from rich.console import Console
-
-    from lattice_lightning.pipeline.train import train
-
     config, quiet = small(tmp_path_factory.mktemp("resumed")), Console(quiet=True)
     for owner, name, when in KILLS.values():
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
@@ -70,7 +67,9 @@ def resumed(tmp_path_factory):
         (path,) = Path(config["output_dir"]).glob("*/*")
         config["resume"] = str(path)
         assert not RunFolder(path).summary.exists()
-    return train(config, quiet), RunFolder(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lattice_lightning.pipeline.train.write_report", lambda *args: None)
+        return train(config, quiet), RunFolder(path)
 
 
 def without_times(tree):
@@ -115,6 +114,17 @@ def test_one_folder_and_one_summary(resumed):
     assert not (path / "stream").exists()
 
 
+def test_finished_run_is_not_trained_again(resumed, monkeypatch, without_plots):
+    summary, folder = resumed
+    generated = []
+    counting = killing(PairStream._generate, lambda *_: generated.append(1))
+    monkeypatch.setattr(PairStream, "_generate", counting)
+    monkeypatch.setattr(ActionRegression, "training_step", killing(None, lambda *_: True))
+    again = train({**summary["config"], "resume": str(folder.path)}, Console(quiet=True))
+    assert without_times(again) == without_times(summary)
+    assert len(generated) == 2, "the held-out trajectories only"
+
+
 def test_times_of_all_sessions_count(resumed, finished):
     for summary in (resumed[0], finished[0]):
         for row in (summary, *summary["baselines"].values()):
@@ -122,7 +132,7 @@ def test_times_of_all_sessions_count(resumed, finished):
             assert row["training"] is None or row["training"]["seconds"] > 0
 
 
-def test_kill_minus_nine(tmp_path, finished, monkeypatch):
+def test_kill_minus_nine(tmp_path, finished, monkeypatch, without_plots):
     overrides = [
         SLICE, "debug=limit", "~rows.no_network", "~rows.cask", "rows.covnet.effective.network.n_layers=1",
         "integrator.levels.0.n_steps=2", "action.fermion.mass=0.5", "sampling.checkpoint_every=2",
@@ -148,13 +158,12 @@ def test_kill_minus_nine(tmp_path, finished, monkeypatch):
     assert_same_run(RunFolder(path), finished[1])
 
 
-def test_another_config_is_refused(finished, tmp_path, capsys):
+def test_another_config_is_refused(finished, tmp_path):
     _, folder, _ = finished
     before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")}
-    config = small(tmp_path, **{"stream.keep": True, "training.loss": "variance", "training.linear": "gradient",
-                                "resume": str(folder.path), "rows.covnet.effective.masses": [0.7]})
-    from lattice_lightning.pipeline.train import train
-
+    changes = {"stream.keep": True, "training.loss": "variance", "training.linear": "gradient",
+               "resume": str(folder.path), "rows.covnet.effective.masses": [0.7]}
+    config = small(tmp_path, **changes)
     with pytest.raises(ResumeError) as caught:
         train(config)
     message = str(caught.value)
