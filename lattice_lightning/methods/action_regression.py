@@ -7,7 +7,8 @@ With Delta = S - S_theta, the losses are
       the acceptance of self-learning HMC feels, since every function of phi alone cancels.
 
 The linear coefficients of S_theta can follow in closed form: least squares of the pair differences
-over all batches seen, older ones forgotten while a network moves underneath.
+over all batches seen, older ones forgotten while a network moves underneath. With the solver
+``gauss_newton`` the weights of the network follow with them, see :mod:`.gauss_newton`.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 
 from lattice_lightning.actions import Action
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.methods.gauss_newton import RecursiveLeastSquares, pair_jacobian
 from lattice_lightning.models import EffectiveAction
 from lattice_lightning.samplers import SelfLearningHMC
 
@@ -55,6 +57,9 @@ class ActionRegression(LightningModule):
         scheduler: makes a learning-rate schedule, stepped every batch.
         forgetting: weight of the older normal equations at each batch while a network trains.
         ridge: relative ridge of the closed form.
+        solver: how a network is trained: ``gradient`` (with the optimizer) or ``gauss_newton`` (with
+            ``pairs`` only), together with the linear coefficients unless those are ``fixed``.
+        weight_scale: expected size of the network's weights, prior and largest step of Gauss-Newton.
         label: row name, put before the names of logged metrics.
 
     Raises:
@@ -74,6 +79,8 @@ class ActionRegression(LightningModule):
         forgetting: float = 0.95,
         ridge: float = 1e-9,
         label: str = "",
+        solver: str = "gradient",
+        weight_scale: float = 0.01,
     ) -> None:
         super().__init__()
         if loss not in {"pairs", "variance", "absolute"}:
@@ -84,7 +91,17 @@ class ActionRegression(LightningModule):
             raise InputError(
                 f"closed-form coefficients minimise the pair loss, not {loss!r}; use linear=gradient"
             )
-        needs_optimizer = effective.network is not None or linear == "gradient"
+        if solver not in {"gradient", "gauss_newton"}:
+            raise InputError(f"unknown solver {solver!r}: expected gradient or gauss_newton")
+        gauss_newton = solver == "gauss_newton" and effective.network is not None
+        if gauss_newton and (loss != "pairs" or linear == "gradient"):
+            raise InputError(
+                f"gauss_newton minimises the pair loss, not {loss!r} with linear={linear}; use "
+                "loss=pairs and linear=closed_form, or solver=gradient"
+            )
+        if not weight_scale > 0:
+            raise InputError(f"weight_scale must be positive, got {weight_scale}")
+        needs_optimizer = (effective.network is not None and not gauss_newton) or linear == "gradient"
         if needs_optimizer and optimizer is None:
             raise InputError("a network or linear=gradient needs an optimizer, got none")
         if not 0 < forgetting <= 1 or ridge < 0:
@@ -101,6 +118,13 @@ class ActionRegression(LightningModule):
         self.origin: dict[str, Any] = {}
         self.automatic_optimization = needs_optimizer
         n = effective.coefficients.numel()
+        self.least_squares: RecursiveLeastSquares | None = None
+        if gauss_newton:
+            scales = torch.full((effective.n_parameters,), weight_scale, dtype=torch.float64)
+            # a scale of zero holds a parameter where it is
+            scales[:n] = 0.0 if linear == "fixed" else float("inf")
+            self.least_squares = RecursiveLeastSquares(scales, self.forgetting, ridge)
+            n = effective.n_parameters
         self.register_buffer("normal_matrix", torch.zeros(n, n, dtype=torch.float64))
         self.register_buffer("normal_moment", torch.zeros(n, dtype=torch.float64))
 
@@ -127,6 +151,8 @@ class ActionRegression(LightningModule):
         usable = torch.isfinite(batch["action_end"])
         if not bool(usable.all()):
             batch = _select(batch, usable)
+        if self.least_squares is not None:
+            return self._gauss_newton(self.least_squares, batch)
         if self.loss_kind == "pairs":
             features, change = self.pair_features(batch)
             if self.linear == "closed_form":
@@ -139,6 +165,17 @@ class ActionRegression(LightningModule):
         # joint variance over ranks: with the detached joint mean the per-rank mean of squares has
         # exactly the joint gradient
         return (delta - _mean_over_ranks(delta.detach().mean())).square().mean()
+
+    def _gauss_newton(self, least_squares: RecursiveLeastSquares, batch: PairBatch) -> Tensor:
+        """The loss before the update that the batch causes."""
+        change, jacobian = pair_jacobian(self.effective, batch["start"], batch["end"], batch["aux"])
+        residual = batch["action_end"] - batch["action_start"] - change
+        delta = least_squares.step(self.normal_matrix, jacobian, residual)
+        with torch.no_grad():
+            for parameter in self.effective.parameters():
+                change_of_it, delta = delta.tensor_split([parameter.numel()])
+                parameter.add_(change_of_it.reshape(parameter.shape))
+        return 0.5 * residual.square().mean()
 
     def _coefficients(self) -> Tensor:
         free = self.linear == "gradient"

@@ -103,9 +103,9 @@ class CaskBlock(LinkMap):
         group, lattice, heads = self.group, self.lattice, self.n_heads
         axis = group.n_component_dims
         stout = group.project(group.mul_nh(staple_sum(group, lattice, links), links))
-        shape = (3, heads, *[1] * (stout.ndim - 1))
-        # [generators, role * head, mu, *lattice, batch]
-        exponent = 2 * self.rho.reshape(shape).flatten(0, 1) * stout.unsqueeze(1)
+        # [role * head, mu, *lattice, batch], the last axis one where all chains share the weights
+        rho = self.rho.reshape(3 * heads, *[1] * (1 + lattice.ndim), -1)
+        exponent = 2 * rho * stout.unsqueeze(1)
         original = links.unsqueeze(axis)
         mapped = group.mul(group.exp(exponent), original.expand(self._expanded(links, 3 * heads)))
         query, key, value = mapped.split(heads, axis)
@@ -125,7 +125,7 @@ class CaskBlock(LinkMap):
                     attention = self._activation(group.inner(q, v_key) - group.inner(u, v_plain))
                     if self.length_weight is not None:
                         weight = self.length_weight[:, s]
-                        attention = attention * weight.reshape(-1, *[1] * (attention.ndim - 1))
+                        attention = attention * weight.reshape(heads, *[1] * (1 + lattice.ndim), -1)
                     term = attention * v_value
                     for mu, part in zip(directions, term.unbind(mu_axis), strict=True):
                         previous = total[mu]

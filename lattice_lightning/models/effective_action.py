@@ -138,6 +138,10 @@ class EffectiveAction(nn.Module, GaugeAction):
             terms.append(-loops.unsqueeze(0) / self.space.n_colors)
         return torch.cat(terms)
 
+    def forward(self, links: Tensor, aux: Aux) -> Tensor:
+        """As :meth:`term_values`, ``[terms, batch]``."""
+        return self.term_values(links, aux)
+
     def packed_value(self, links: Tensor, aux: Aux, *, tolerance: str, strict: bool) -> Tensor:
         """S_theta for each chain."""
         limit = self.tolerance_md if tolerance == "md" else self.fermion.tolerances["accept"]

@@ -16,6 +16,9 @@ __all__ = ["LinkMap", "LinkMapStack"]
 class LinkMap(nn.Module):
     """A covariant map U -> U'[U] with real trainable parameters, the identity at zero weights.
 
+    A parameter may come with one more axis at its end, a value for each chain: weights multiply packed
+    fields, whose last axis the chains are. Gauss-Newton takes its derivatives that way.
+
     Args:
         lattice: the lattice.
         group: gauge group.

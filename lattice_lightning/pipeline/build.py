@@ -180,6 +180,8 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
             scheduler=_factory(training["scheduler"], LRScheduler, "optimizer"),
             forgetting=training["forgetting"],
             ridge=training["ridge"],
+            solver=training["solver"],
+            weight_scale=training["weight_scale"],
             label=name,
         )
         # a wrong optimizer must not show itself after the stream

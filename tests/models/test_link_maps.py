@@ -147,6 +147,19 @@ def test_gradient_by_parameters_is_the_finite_difference(case, rng):
 
 
 @every_map
+def test_weights_for_each_chain(case, rng):
+    """Weights with a last axis of chains: every chain as if mapped alone with its own."""
+    networks, links = [case.network(seed=s) for s in (7, 8)], case.links(rng, n_chains=2)
+    pairs = zip(*(n.named_parameters() for n in networks), strict=True)
+    each = {name: torch.stack([a, b], -1) for (name, a), (_, b) in pairs}
+    with torch.no_grad():
+        joint = torch.func.functional_call(networks[0], each, (case.group.pack(links),))
+        for chain, network in enumerate(networks):
+            alone = network(case.group.pack(links[chain : chain + 1]))
+            torch.testing.assert_close(joint[..., chain : chain + 1], alone, rtol=0, atol=1e-13)
+
+
+@every_map
 def test_identity_after_reset(case, rng):
     network, links = case.network(), case.links(rng)
     network.reset_to_identity()
