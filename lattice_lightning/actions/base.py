@@ -98,7 +98,8 @@ class SumAction(Action):
             drawn, value = term.refresh(field, rng)
             if clash := aux.keys() & drawn.keys():
                 raise InputError(
-                    f"two terms draw an auxiliary field of the name {clash}; give them other names"
+                    f"two terms draw an auxiliary field of the name {', '.join(sorted(clash))}; give each "
+                    "another name="
                 )
             aux.update(drawn)
             total = value if total is None else total + value

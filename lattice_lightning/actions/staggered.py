@@ -127,8 +127,8 @@ class StaggeredFermion(GaugeAction):
         compiled: bool | None = None,
     ) -> None:
         super().__init__(lattice, group)
-        if not mass > 0:
-            raise InputError(f"the staggered mass must be positive, got mass={mass}")
+        if not 0 < mass < float("inf"):
+            raise InputError(f"the staggered mass must be positive and finite, got mass={mass}")
         if not 0 < tolerance_accept <= tolerance_md < 1:
             raise InputError(
                 "expected 0 < tolerance_accept <= tolerance_md < 1, got "

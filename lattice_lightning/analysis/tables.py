@@ -1,5 +1,6 @@
 """Numbers with errors, and the table of a summary, as text."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,10 +60,12 @@ def doubts(summary: Mapping[str, Any]) -> list[str]:
         bad: dict[str, list[str]] = {}
         for observable, entry in observables.items():
             if not entry["reliable"]:
-                bad.setdefault(str(entry.get("reason")), []).append(observable)
+                # the report's tables have the numbers
+                kind = re.sub(r"\s*[:(].*", "", str(entry.get("reason")))
+                bad.setdefault(kind, []).append(observable)
         if bad:
-            listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in bad.items())
-            found.append(f"{name}: errors that are not reliable ({listed}).")
+            listed = "; ".join(f"{reason} ({', '.join(names)})" for reason, names in bad.items())
+            found.append(f"{name}: errors that are not reliable: {listed}.")
         weight = sampling["exp_minus_dH"]
         # the variance of exp(-dH) is exp(Var dH) - 1
         if (sampling["var_dH"] or 0) > 1.5:

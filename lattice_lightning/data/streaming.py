@@ -62,7 +62,9 @@ class PairStream:
         source: Callable[[int], Tensor] | None = None,
     ) -> None:
         self.kernel, self.start, self.source = kernel, start, source
-        self.folder = Path(tempfile.mkdtemp(prefix="trajectories_") if folder is None else folder)
+        # kept as long as the stream lives
+        self._temporary = tempfile.TemporaryDirectory(prefix="trajectories_") if folder is None else None
+        self.folder = Path(self._temporary.name if self._temporary else str(folder))
         self.rng, self.seed = torch.Generator(device), seed
         self.device = torch.device(device)
         self._next = 0

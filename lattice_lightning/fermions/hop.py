@@ -50,6 +50,22 @@ def _hop_fused(matrices: Tensor, psi: Tensor, table: Tensor) -> Tensor:
     return torch.stack([real, imag])
 
 
+#: shapes that have a kernel; past its limit of kernels a function the compiler would give up
+_KNOWN: set[tuple[object, ...]] = set()
+_MOST_KERNELS = 256
+
+
+def _hop_compiled(matrices: Tensor, psi: Tensor, table: Tensor) -> Tensor:
+    kernel = _compiled()
+    key = (matrices.shape, psi.shape, psi.dtype, psi.device, torch.is_grad_enabled())
+    if key in _KNOWN or kernel is _hop_eager:
+        return kernel(matrices, psi, table)
+    with torch._dynamo.config.patch(recompile_limit=_MOST_KERNELS):
+        result = kernel(matrices, psi, table)
+    _KNOWN.add(key)
+    return result
+
+
 @cache
 def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     if torch.cuda.is_available() or shutil.which("g++") or shutil.which("c++"):
@@ -79,5 +95,5 @@ def hop(matrices: Tensor, psi: Tensor, table: Tensor, *, compiled: bool | None =
     if compiled is None:
         compiled = psi.shape[2] * psi.shape[3] >= COMPILE_FROM
     if compiled:
-        return _compiled()(matrices, psi, table)
+        return _hop_compiled(matrices, psi, table)
     return _hop_eager(matrices, psi, table)

@@ -32,7 +32,9 @@ class U1(Group):
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Angles of packed links."""
-        return torch.atan2(packed[1, 0, 0], packed[0, 0, 0]).movedim(-1, 0).contiguous()
+        angles = torch.atan2(packed[1, 0, 0], packed[0, 0, 0]).movedim(-1, 0).contiguous()
+        # atan2 of a sine of -0 is -pi
+        return self.reunitarise(angles)
 
     def to_matrix(self, packed: Tensor) -> Tensor:
         """The packed layout is the matrix layout."""

@@ -119,7 +119,7 @@ class EffectiveAction(nn.Module, GaugeAction):
                 f"which has {sorted(aux)}; draw them with the target's refresh()"
             )
         bare = self.gauge.packed_value(links, aux, tolerance="md", strict=strict)
-        smeared = links if self.network is None else self.network(links)
+        smeared = links if self.network is None else self._smear(self.network, links)
         fermion = pseudofermion_values(
             self.fermion.operator,
             smeared,
@@ -137,6 +137,14 @@ class EffectiveAction(nn.Module, GaugeAction):
             loops = wilson_loops(self.space, self.lattice, links, r, s).flatten(0, -2).sum(0)
             terms.append(-loops.unsqueeze(0) / self.space.n_colors)
         return torch.cat(terms)
+
+    @staticmethod
+    def _smear(network: LinkMap, links: Tensor) -> Tensor:
+        """The network in the precision of its weights; solves and sums stay in that of the links."""
+        weight = next(network.parameters(), None)
+        if weight is None or weight.dtype == links.dtype:
+            return network(links)  # type: ignore[no-any-return]
+        return network(links.to(weight.dtype)).to(links.dtype)  # type: ignore[no-any-return]
 
     def forward(self, links: Tensor, aux: Aux) -> Tensor:
         """As :meth:`term_values`, ``[terms, batch]``."""

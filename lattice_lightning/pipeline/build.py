@@ -164,6 +164,8 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
     if network_config:
         context = {"lattice": system.lattice, "group": system.space}
         network = instantiate(network_config, LinkMap, **context)  # type: ignore[type-abstract]
+        if str((system.config.get("trainer") or {}).get("precision", "")).startswith("32"):
+            network = network.float()
     known = {"masses", "loops", "tolerance_md"}
     if unknown := set(effective_config) - known:
         raise InputError(f"row {name!r}: effective has no key {sorted(unknown)}, only {sorted(known)}")

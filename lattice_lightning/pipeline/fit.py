@@ -27,8 +27,8 @@ from lattice_lightning.pipeline.weights import load_weights, save_weights
 __all__ = ["Fitted", "check_trainer", "fit_row", "quiet_lightning"]
 
 
-# coefficients and fields in half precision do not multiply with the normal equations in double
-PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed")
+#: of a network's weights and arithmetic; links, solves and the accept step are always in double
+PRECISIONS = ("64-true", "32-true")
 
 
 @dataclass(frozen=True)

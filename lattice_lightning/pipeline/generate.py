@@ -44,7 +44,9 @@ def generate(config: Mapping[str, Any], path: Path, every: int, console: Console
     chains = path / "chains"
     thermal = ChainCheckpoint(chains / "thermal.pt")
     produced = ChainCheckpoint(chains / "chain.pt", config["sampling"]["checkpoint_every"])
-    provenance = {"config": dict(config), "seed": seed, "row": "hmc", "every": every}
+    # how long it is to become is not part of what a configuration is
+    described = {**config, "sampling": {k: v for k, v in config["sampling"].items() if k != "n_steps"}}
+    provenance = {"config": described, "seed": seed, "row": "hmc", "every": every}
     shape = tuple(start.shape)
     with EnsembleWriter(path, shape, n_steps // every, provenance, dtype=start.dtype) as writer:
         state = kernel.init(start, rng)

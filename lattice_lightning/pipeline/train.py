@@ -56,7 +56,8 @@ def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str
         folder.require_same(config)
     else:
         folder = RunFolder.create(config)
-    if str(config["trainer"]["strategy"]).startswith("ddp"):
+    # Lightning starts several processes; they are to find this folder
+    if str(config["trainer"]["strategy"]).startswith("ddp") or config["trainer"]["devices"] != 1:
         os.environ[run_folder.VARIABLE] = str(folder.path)
     try:
         return _run(checked, folder, console)

@@ -67,6 +67,11 @@ class ChainCheckpoint:
     path: Path
     every: int = 10
 
+    def __post_init__(self) -> None:
+        """Refuse an interval below one."""
+        if self.every < 1:
+            raise InputError(f"a chain saves itself every n >= 1 steps, got every={self.every}")
+
     def save(
         self, state: State, step: int, rngs: Sequence[torch.Generator], history: History
     ) -> None:
@@ -121,8 +126,10 @@ class ChainCheckpoint:
 class _FailureCount:
     """Counts trajectories without a finite delta_H and raises when they persist."""
 
-    def __init__(self) -> None:
-        self.failed, self.total = 0, 0
+    def __init__(self, history: History) -> None:
+        before = history.series.get("delta_H", [])
+        self.failed = sum(int((~torch.isfinite(column)).sum()) for column in before)
+        self.total = sum(column.numel() for column in before)
 
     def add(self, info: Info, step: int) -> None:
         bad = ~torch.isfinite(info.delta_H)
@@ -198,7 +205,7 @@ def run(
         loaded = checkpoint.load([rng, measure_rng], state.field.shape)
         if loaded is not None:
             state, first, history = loaded
-    failures = _FailureCount()
+    failures = _FailureCount(history)
     for step in _bar(range(first, n), n, progress, history):
         state, info = kernel.step(rng, state)
         failures.add(info, step)

@@ -220,3 +220,17 @@ def test_targets_of_another_form_are_refused(terms):
     }
     with pytest.raises(InputError, match="one gauge action and one staggered fermion"):
         EffectiveAction(SumAction({name: made[name] for name in terms.split()}), [0.5])
+
+
+def test_network_in_single_precision_moves_double_links():
+    """Its force is the double one's to single precision; value and solves stay in double."""
+    action = target()
+    network = randomise(CovNet(action.lattice, action.space), scale=0.05)
+    model = effective(action, network=network)
+    field = action.space.hot(action.lattice, 4, torch.Generator().manual_seed(5))
+    aux, _ = action.refresh(field, torch.Generator().manual_seed(3))
+    double = model.force(field, aux)
+    network.float()
+    single = model.force(field, aux)
+    assert single.dtype == torch.float64
+    assert 0 < float((single - double).abs().max()) < 1e-4

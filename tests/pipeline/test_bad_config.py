@@ -87,7 +87,7 @@ CASES = [
     ({"training.scheduler.T_mox": 1}, "no argument 'T_mox'; did you mean 'T_max'"),
     # device, folders
     ({"trainer.accelerator": "tpu"}, "trainer.accelerator must be cpu, gpu or auto"),
-    ({"trainer.precision": "61-true"}, "trainer.precision must be one of 64-true, .*, got 61-true"),
+    ({"trainer.precision": "61-true"}, "trainer.precision must be one of 64-true, 32-true, got 61-true"),
     ({"trainer.precision": "16-true"}, "trainer.precision must be one of"),
     ({"trainer.strategy": "telepathy"}, "trainer .*strategy"),
     ({"trainer.devices": -3}, "trainer .*devices"),
