@@ -1,7 +1,8 @@
 """The command line: ``lattice-lightning train|sample|generate|measure|report``."""
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,20 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _train(arguments: list[str], console: Console) -> None:
+def _train(arguments: list[str], console: Console) -> int:
+    from lattice_lightning.pipeline.processes import is_launched, launch, n_processes
     from lattice_lightning.pipeline.scan import scan
-    from lattice_lightning.pipeline.train import train
+    from lattice_lightning.pipeline.train import check_alone, train
 
     config = plain_config(arguments)
     if config.get("scan"):
         scan(config, console)
+    elif n_processes(config["trainer"]) > 1 and not config["dry_run"] and not is_launched():
+        check_alone(config)
+        return launch(arguments, config["trainer"])
     else:
         train(config, console)
+    return 0
 
 
 def _sample(arguments: list[str], console: Console) -> None:
@@ -121,7 +127,7 @@ def _yaml(key: str, text: str) -> Any:
     return value if isinstance(value, str | int | float | list | None) else text
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[list[str], Console], int | None]] = {
     "train": _train,
     "sample": _sample,
     "generate": _generate,
@@ -144,14 +150,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     from lattice_lightning.pipeline.device import process_rank
+    from lattice_lightning.pipeline.processes import world_size
 
-    console = Console(quiet=process_rank() != 0, width=None if sys.stdout.isatty() else 160)
+    rank = process_rank()
+    console = Console(quiet=rank != 0, width=None if sys.stdout.isatty() else 160)
     try:
-        COMMANDS[command](rest, console)
+        return COMMANDS[command](rest, console) or 0
     except LatticeLightningError as error:
+        if rank != 0:
+            # what all ranks refuse is said by rank 0, whose end ends the others
+            time.sleep(2)
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if rank == 0:
+            print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    except RuntimeError:
+        if world_size() > 1:
+            # most likely the connection to a process that failed, which says why and ends this one
+            time.sleep(5)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

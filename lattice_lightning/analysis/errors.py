@@ -233,7 +233,9 @@ def acceptance(accepted: Tensor | Array) -> Estimate:
 def exp_minus_dH(delta_H: Tensor | Array) -> Estimate:
     """<exp(-delta_H)>, one in equilibrium; a delta_H that is not finite has weight zero."""
     data = delta_H.detach().cpu().numpy() if isinstance(delta_H, Tensor) else np.asarray(delta_H)
-    weight = np.where(np.isfinite(data), np.exp(-np.where(np.isfinite(data), data, 0.0)), 0.0)
+    # beyond e^300 the mean says nothing, but its square still has to be a number
+    exponent = np.minimum(-np.where(np.isfinite(data), data, 0.0), 300.0)
+    weight = np.where(np.isfinite(data), np.exp(exponent), 0.0)
     return estimate(weight, "exp(-dH)")
 
 

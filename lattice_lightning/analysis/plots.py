@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lattice_lightning.analysis.errors import autocorrelation_function
 from lattice_lightning.analysis.tables import rows_of
@@ -127,6 +128,7 @@ def observables_figure(summary: Mapping[str, Any]) -> Figure:
         axes.set_title(name, fontsize=8)
         axes.set_yticks([-i for i in range(len(rows))], list(rows), fontsize=6)
         axes.tick_params(axis="x", labelsize=6)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(y=0.12, x=0.15)
         _plain(axes)
     return figure

@@ -113,21 +113,24 @@ def _costs(summary: Mapping[str, Any], headline: str) -> str:
     for name, row in rows_of(summary):
         sampling, training = row["sampling"], row["training"]
         n = sampling["n_steps"]
+        mark = "" if sampling["seconds_per_effective_sample"].get("reliable") else " !"
         cost, iterations = sampling["seconds_per_effective_sample"], sampling["solver_iterations"]
         lines.append(
             [
                 name, "" if training is None else str(training["steps"]),
                 "" if training is None else f"{training['seconds']:.0f}",
+                "" if training is None else f"{training.get('stream_seconds', 0):.0f}",
                 f"{sampling['seconds']:.0f}", f"{sampling['seconds'] / n:.3g}",
                 _number(iterations["md"], ".0f"), _number(iterations["accept"], ".0f"),
                 _number(sampling["n_effective"], ".0f"),
-                _number(cost["without_training"]), _number(cost["with_training"]),
+                _number(cost["without_training"]) + mark, _number(cost["with_training"]) + mark,
                 _number(sampling.get("reversal_error"), ".1e"),
             ]
         )
     header = (
-        "row", "training steps", "training s", "sampling s", "s / trajectory (all chains)",
-        "CG in MD", "CG in accept", "effective samples", "s / effective sample", "training included",
+        "row", "training steps", "training s", "its HMC stream s", "sampling s",
+        "s / trajectory (all chains)", "CG in MD", "CG in accept", "effective samples",
+        "s / effective sample", "training included",
         "reversal error of H",
     )
     return _table(header, lines, headline)

@@ -42,8 +42,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         for observable in shown:
             entry = row["observables"][observable]
             cells.append(_pair(entry) + ("" if entry["reliable"] else " !"))
-        cost = sampling["seconds_per_effective_sample"]["without_training"]
-        cells.append("-" if cost is None else f"{cost:.3g}")
+        cost = sampling["seconds_per_effective_sample"]
+        seconds = cost["without_training"]
+        cells.append("-" if seconds is None else f"{seconds:.3g}" + ("" if cost.get("reliable") else " !"))
         table.add_row(*cells)
     return table
 
@@ -66,6 +67,12 @@ def doubts(summary: Mapping[str, Any]) -> list[str]:
         if bad:
             listed = "; ".join(f"{reason} ({', '.join(names)})" for reason, names in bad.items())
             found.append(f"{name}: errors that are not reliable: {listed}.")
+        held = row.get("held_out") or {}
+        for key in ("pair_loss", "against"):
+            entry = held.get(key) or {}
+            if entry.get("reliable") is False:
+                what = "held-out loss" if key == "pair_loss" else "held-out loss's difference"
+                found.append(f"{name}: the error of the {what} is not reliable ({entry['reason']}).")
         weight = sampling["exp_minus_dH"]
         # the variance of exp(-dH) is exp(Var dH) - 1
         if (sampling["var_dH"] or 0) > 1.5:

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lattice_lightning.exceptions import InputError, ResumeError
-from lattice_lightning.samplers import Kernel, State, Trajectory
+from lattice_lightning.samplers import FailureCount, Kernel, State, Trajectory
 
 __all__ = ["PairStream", "TrajectoryData", "batch_of", "save_atomically"]
 
@@ -50,6 +51,7 @@ class PairStream:
 
     Raises:
         ResumeError: when a stored trajectory cannot be read.
+        ChainError: when trajectories without a finite energy persist.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class PairStream:
         self.device = torch.device(device)
         self._next = 0
         self._state: State | None = None
+        self._failures = FailureCount()
 
     def _path(self, index: int) -> Path:
         return self.folder / f"trajectory_{index:06d}.pt"
@@ -97,14 +100,17 @@ class PairStream:
                 self._state = self.kernel.init(self.start(), self.rng)
         if self.source is not None:
             self._state = self.kernel.init(self.source(index), self.rng)
+        tic = perf_counter()
         trajectory = self.kernel.propose(self.rng, self._state)
-        self._state, _ = self.kernel.decide(self.rng, trajectory)
+        self._state, info = self.kernel.decide(self.rng, trajectory)
+        self._failures.add(info.delta_H.cpu(), index)
         save_atomically(
             self._path(index),
             {
                 **batch_of(trajectory),
                 "field": self._state.field,
                 "rng": self.rng.get_state(),
+                "seconds": perf_counter() - tic,
             },
         )
         self._next += 1
@@ -113,7 +119,7 @@ class PairStream:
         """Trajectory ``index`` as a batch for training."""
         self.ensure(index)
         stored = self._load(index)
-        return {k: v for k, v in stored.items() if k not in {"field", "rng"}}
+        return {k: v for k, v in stored.items() if k not in {"field", "rng", "seconds"}}
 
     def ensure(self, index: int) -> None:
         """Generate and store all trajectories up to ``index``."""
@@ -130,6 +136,10 @@ class PairStream:
         self.ensure(index)
         field: Tensor = self._load(index)["field"]
         return field
+
+    def seconds(self, n: int) -> float:
+        """What the first n trajectories took to generate."""
+        return sum(float(self._load(i).get("seconds", 0.0)) for i in range(n) if self._path(i).exists())
 
     def discard(self) -> None:
         """Delete the stored trajectories."""

@@ -1,7 +1,8 @@
 """Batched conjugate gradients, every chain on its own.
 
-A chain stops at its own residual and its numbers never depend on which chains share the batch: a
-converged chain is frozen, since one that reached zero residual would divide 0/0 and poison itself.
+A chain stops at its own residual, and up to rounding its numbers do not depend on which chains share
+the batch: a converged chain is frozen, since one that reached zero residual would divide 0/0 and
+poison itself.
 Vectors are real, chains last: ``[..., batch]``.
 """
 

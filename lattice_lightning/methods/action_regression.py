@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lattice_lightning.actions import Action
-from lattice_lightning.exceptions import InputError
+from lattice_lightning.exceptions import ChainError, InputError
 from lattice_lightning.methods.gauss_newton import RecursiveLeastSquares, pair_jacobian
 from lattice_lightning.models import EffectiveAction
 from lattice_lightning.samplers import SelfLearningHMC
@@ -109,6 +109,7 @@ class ActionRegression(LightningModule):
                 f"expected 0 < forgetting <= 1 and ridge >= 0, got {forgetting}, {ridge}"
             )
         self.effective, self.loss_kind, self.linear = effective, loss, linear
+        self.given_optimizer = optimizer
         self.make_optimizer = optimizer if needs_optimizer else None
         self.make_scheduler = scheduler
         # DDP waits for a gradient of every parameter that wants one
@@ -150,6 +151,11 @@ class ActionRegression(LightningModule):
         """The loss of the batch, and the closed-form coefficients updated if they are used."""
         usable = torch.isfinite(batch["action_end"])
         if not bool(usable.all()):
+            if not bool(usable.any()):
+                raise ChainError(
+                    "molecular dynamics failed in every chain of a training trajectory: use more "
+                    "integrator steps or a shorter trajectory"
+                )
             batch = _select(batch, usable)
         if self.least_squares is not None:
             return self._gauss_newton(self.least_squares, batch)

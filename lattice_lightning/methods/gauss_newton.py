@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lattice_lightning.actions import Aux
-from lattice_lightning.exceptions import InputError
+from lattice_lightning.exceptions import InputError, LatticeLightningError
 from lattice_lightning.models import EffectiveAction
 
 __all__ = ["RecursiveLeastSquares", "pair_jacobian"]
@@ -61,6 +61,8 @@ def pair_jacobian(
     with torch.enable_grad():
         try:
             values = functional_call(effective, doubled, (links, both))
+        except (LatticeLightningError, torch.OutOfMemoryError):
+            raise
         except RuntimeError as error:
             raise InputError(
                 f"{type(effective.network).__name__} cannot take weights with a last axis of chains "
@@ -109,7 +111,16 @@ class RecursiveLeastSquares:
         total = block + torch.diag(prior + self.ridge * block.diagonal() + 1e-300)
         # solved in scaled variables: the terms of an action differ by orders of magnitude
         size = total.diagonal().rsqrt()
-        solution = torch.linalg.solve(size[:, None] * total * size[None, :], size * moment[free])
+        scaled, wanted = size[:, None] * total * size[None, :], size * moment[free]
+        step = size * torch.linalg.solve(scaled, wanted)
+        bounded = torch.minimum(torch.maximum(step, -scales[free]), scales[free])
+        inside = bounded == step
+        if not bool(inside.all()):
+            # the others follow the bounded ones, as if these had been given
+            given = wanted - scaled @ torch.where(inside, 0.0, bounded / size)
+            step[inside] = size[inside] * torch.linalg.solve(scaled[inside][:, inside], given[inside])
+            step[~inside] = bounded[~inside]
+            step = torch.minimum(torch.maximum(step, -scales[free]), scales[free])
         delta = torch.zeros_like(moment)
-        delta[free] = size * solution
-        return torch.minimum(torch.maximum(delta, -scales), scales)
+        delta[free] = step
+        return delta

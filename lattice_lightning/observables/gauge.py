@@ -93,12 +93,30 @@ class PolyakovLoops(Observable):
     <L_x> = <L_y> = <L_z> = -<L_t> (physics: flipping a slice of links turns periodic into
     antiperiodic), so the mean of -L_x, -L_y, -L_z, L_t.
 
+    Args:
+        lattice: the lattice.
+        group: gauge group.
+        symmetrised: also the sign-corrected mean.
+        boundary: of the fermions, a sign for each direction; antiperiodic in time by default.
+
     Raises:
-        InputError: when symmetrised is asked for another group or unequal extents.
+        InputError: when symmetrised is asked for another group, unequal extents or another boundary.
     """
 
-    def __init__(self, lattice: Lattice, group: FieldSpace, symmetrised: bool = False) -> None:
+    def __init__(
+        self,
+        lattice: Lattice,
+        group: FieldSpace,
+        symmetrised: bool = False,
+        boundary: Sequence[int] | None = None,
+    ) -> None:
         self.lattice, self.group = lattice, _gauge_group(group, "a Polyakov loop")
+        self.signs = [-phase for phase in boundary or (1,) * (lattice.ndim - 1) + (-1,)]
+        if symmetrised and (self.signs.count(1) != 1 or len(self.signs) != lattice.ndim):
+            raise InputError(
+                "polyakov_loop_symmetrised holds for exactly one antiperiodic direction, got the boundary "
+                f"{list(boundary or [])}; set symmetrised: false"
+            )
         if symmetrised and (group.name != "SU(2)" or len(set(lattice.shape)) > 1):
             raise InputError(
                 "polyakov_loop_symmetrised holds for SU(2) on equal extents with one antiperiodic "
@@ -116,8 +134,8 @@ class PolyakovLoops(Observable):
         for mu, loop in enumerate(loops):
             result[f"polyakov_loop_{axis_name(self.lattice, mu)}"] = loop
         if self.symmetrised:
-            total = loops[-1] - torch.stack(loops[:-1]).sum(0)
-            result["polyakov_loop_symmetrised"] = total / self.lattice.ndim
+            signed = [sign * loop for sign, loop in zip(self.signs, loops, strict=True)]
+            result["polyakov_loop_symmetrised"] = torch.stack(signed).mean(0)
         return result
 
 

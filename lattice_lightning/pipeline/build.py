@@ -149,6 +149,13 @@ def _factory(config: Mapping[str, Any] | None, kind: type, argument: str) -> Cal
     return lambda first: instantiate(config, kind, **{argument: first})
 
 
+def build_network(config: Mapping[str, Any], context: Mapping[str, Any]) -> LinkMap:
+    """A link map, or a stack of those listed under ``layers``."""
+    if isinstance(config, Mapping) and isinstance(config.get("layers"), list):
+        config = {**config, "layers": [build_network(layer, context) for layer in config["layers"]]}
+    return instantiate(config, LinkMap, **context)  # type: ignore[type-abstract]
+
+
 def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionRegression:
     """The LightningModule of a row that samples with an effective action."""
     if not isinstance(system.target, SumAction) or not isinstance(system.space, Group):
@@ -163,7 +170,7 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
     network = None
     if network_config:
         context = {"lattice": system.lattice, "group": system.space}
-        network = instantiate(network_config, LinkMap, **context)  # type: ignore[type-abstract]
+        network = build_network(network_config, context)
         if str((system.config.get("trainer") or {}).get("precision", "")).startswith("32"):
             network = network.float()
     known = {"masses", "loops", "tolerance_md"}
@@ -186,8 +193,12 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
             weight_scale=training["weight_scale"],
             label=name,
         )
-        # a wrong optimizer must not show itself after the stream
-        method.configure_optimizers()
+        # a wrong optimizer must not show itself after the stream, nor when the solver changes
+        make, schedule = method.given_optimizer, method.make_scheduler
+        if make is not None:
+            optimizer = make([torch.zeros(1, requires_grad=True)])
+            if schedule is not None:
+                schedule(optimizer)
     return method.to(system.device)
 
 

@@ -1,6 +1,8 @@
 """Configs: composing them with Hydra, and errors that name the nearest key or option."""
 
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -137,6 +139,16 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+_ABSENT = object()
+
+
+def _hydra_value(value: Any) -> str:
+    """A value as Hydra's command line reads it: JSON, with strings as they are where they may be."""
+    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value):
+        return value
+    return json.dumps(value)
+
+
 def command_of(config: Mapping[str, Any]) -> str:
     """The command that repeats a run: its experiment and every key set otherwise.
 
@@ -147,9 +159,9 @@ def command_of(config: Mapping[str, Any]) -> str:
     default = _flatten(OmegaConf.to_container(compose_config([f"experiment={name}"]), resolve=True))
     given = _flatten(config)
     changed = [
-        f"{key}={value}"
+        shlex.quote(f"{'' if key in default else '+'}{key}={_hydra_value(value)}")
         for key, value in given.items()
-        if not isinstance(value, dict) and key not in HOW and default.get(key, value) != value
+        if not isinstance(value, dict) and key not in HOW and default.get(key, _ABSENT) != value
     ]
     return " ".join(["python train.py", f"experiment={name}", *changed])
 

@@ -1,5 +1,6 @@
 """Which device and which process a run is on."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,10 @@ def process_rank() -> int:
 def choose_device(trainer: Mapping[str, Any], rank: int = 0) -> torch.device:
     """The device of the trainer config; also sets the number of threads.
 
+    Args:
+        trainer: the trainer config.
+        rank: of this process; on several machines its rank on this one counts, where a launcher set it.
+
     Raises:
         InputError: when a GPU is asked for and torch sees none.
     """
@@ -31,9 +36,17 @@ def choose_device(trainer: Mapping[str, Any], rank: int = 0) -> torch.device:
                 f"trainer asks for a GPU, but torch {torch.__version__} sees none; use trainer=cpu, "
                 "or install a CUDA build of torch on a machine with an NVIDIA driver"
             )
-        return torch.device("cuda", rank % torch.cuda.device_count())
+        return _gpu(trainer, rank)
     if accelerator == "auto" and torch.cuda.is_available():
-        return torch.device("cuda", rank % torch.cuda.device_count())
+        return _gpu(trainer, rank)
     if accelerator not in ("auto", "cpu"):
         raise InputError(f"trainer.accelerator must be cpu, gpu or auto, got {accelerator!r}")
     return torch.device("cpu")
+
+
+def _gpu(trainer: Mapping[str, Any], rank: int) -> torch.device:
+    """The GPU that Lightning gives to this process too."""
+    local, devices = int(os.environ.get("LOCAL_RANK", rank)), trainer.get("devices")
+    if isinstance(devices, list | tuple):
+        return torch.device("cuda", int(devices[local % len(devices)]))
+    return torch.device("cuda", local % torch.cuda.device_count())

@@ -15,19 +15,18 @@ from lattice_lightning.data import EnsembleWriter, PairStream
 from lattice_lightning.exceptions import ChainError, InputError
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.pipeline.build import System, build_kernel, build_method
+from lattice_lightning.pipeline.chains import Chains
 from lattice_lightning.pipeline.checks import check_numbers
+from lattice_lightning.pipeline.compose import HOW
 from lattice_lightning.pipeline.fit import Fitted, fit_row
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.rows import expand_rows, is_trained
 from lattice_lightning.pipeline.weights import origin, rebuild
-from lattice_lightning.samplers import ChainCheckpoint, History, Kernel, SelfLearningHMC, run
+from lattice_lightning.samplers import History, Kernel, SelfLearningHMC
 
 __all__ = ["MAX_REVERSAL_ERROR", "Experiment"]
 
 MAX_REVERSAL_ERROR = 1e-4
-
-# distances between the seeds of one run's generators
-RANK, HELD_OUT, ROW = 1_000_003, 500_009, 10_007
 
 
 class Experiment:
@@ -51,9 +50,9 @@ class Experiment:
         rank: int = 0,
     ) -> None:
         self.config, self.folder, self.rank = config, folder, rank
-        self.seed = int(config["seed"])
         check_numbers(config)
         self.system = System(config, device)
+        self.chains = Chains(self.system, config, folder, rank)
         self.rows = expand_rows(config)
         self.methods: dict[str, ActionRegression] = {}
         self.kernels: dict[str, Kernel] = {}
@@ -68,10 +67,12 @@ class Experiment:
                 self.methods[name] = method
             self.kernels[name] = build_kernel(self.system, row, method)
         self.reversal_errors: dict[str, float] = {}
-        self._starts: dict[str, Tensor] = {}
         self.start()
-        if config["stream"]["ensemble"]:
-            self._ensemble_field(0)
+
+    def into(self, folder: RunFolder) -> "Experiment":
+        """The experiment, writing to a folder from now on."""
+        self.folder = self.chains.folder = folder
+        return self
 
     @property
     def trained(self) -> list[str]:
@@ -90,76 +91,21 @@ class Experiment:
 
     # -- chains --------------------------------------------------------------------------------
 
-    def start(self, purpose: str = "train") -> Tensor:
+    def start(self) -> Tensor:
         """Starting fields of all chains of this rank."""
-        seed = self.seed + RANK * self.rank + (HELD_OUT if purpose == "held_out" else 0)
-        return self.system.start(self.config["stream"]["n_chains"], seed)
+        return self.chains.start()
 
-    def thermalised(self, purpose: str = "train", progress: bool = True) -> Tensor:
-        """Chains equilibrated by HMC; a killed run goes on where it was."""
-        if purpose in self._starts:
-            return self._starts[purpose]
-        assert self.folder is not None
-        stream = self.config["stream"]
-        rng = torch.Generator(self.system.device)
-        offset = HELD_OUT if purpose == "held_out" else 0
-        rng.manual_seed(self.seed + RANK * self.rank + offset + 1)
-        kernel = self.system.hmc()
-        if stream["ensemble"]:
-            self._starts[purpose] = self._from_ensemble(purpose)
-            return self._starts[purpose]
-        state, _ = run(
-            kernel, kernel.init(self.start(purpose), rng), stream["n_thermalise"], rng,
-            checkpoint=ChainCheckpoint(self.folder.chains(f"thermal_{purpose}", self.rank)),
-            progress=f"thermalising ({purpose.replace('_', ' ')})" if progress else None,
-        )
-        self._starts[purpose] = state.field
-        return state.field
-
-    def _ensemble_field(self, index: int) -> Tensor:
-        from lattice_lightning.data import Ensemble
-
-        ensemble = Ensemble(self.config["stream"]["ensemble"])
-        n_chains = self.config["stream"]["n_chains"]
-        if len(ensemble) == 0:
-            raise InputError(f"the ensemble {ensemble.path} holds no configuration yet")
-        field = ensemble[index % len(ensemble)].to(self.system.device)
-        self.system.space.check_field(field, self.system.lattice)
-        if field.shape[0] < n_chains:
-            raise InputError(
-                f"the stored ensemble {self.config['stream']['ensemble']} has {field.shape[0]} "
-                f"chains, the run asks for {n_chains}; set stream.n_chains={field.shape[0]}"
-            )
-        return field[:n_chains]
-
-    def _from_ensemble(self, purpose: str) -> Tensor:
-        # the last configurations are held out, the first ones train
-        return self._ensemble_field(-1 if purpose == "held_out" else 0)
+    def thermalised(self, purpose: str = "train") -> Tensor:
+        """Chains equilibrated by HMC."""
+        return self.chains.thermalised(purpose)
 
     def stream(self, purpose: str = "train") -> PairStream:
         """Trajectories for training, or held out from it."""
-        assert self.folder is not None
-        offset = HELD_OUT if purpose == "held_out" else 0
-        stored = self.config["stream"]["ensemble"] is not None
-        held_out = self.config["stream"]["n_held_out"]
-
-        def source(index: int) -> Tensor:
-            if purpose == "held_out":
-                return self._ensemble_field(-1 - index % max(held_out, 1))
-            return self._ensemble_field(index)
-
-        return PairStream(
-            self.system.hmc(),
-            lambda: self.thermalised(purpose),
-            self.folder.stream(purpose, self.rank),
-            self.seed + RANK * self.rank + offset + 2,
-            self.system.device,
-            source if stored else None,
-        )
+        return self.chains.stream(purpose)
 
     def fill(self, stream: PairStream, n: int, label: str) -> None:
         """Generate the trajectories of a stream that are not stored yet."""
-        for index in tqdm(range(n), desc=label, leave=False, disable=None):
+        for index in tqdm(range(n), desc=label, leave=False, disable=self.rank != 0 or None):
             stream.ensure(index)
 
     # -- stages --------------------------------------------------------------------------------
@@ -173,10 +119,16 @@ class Experiment:
         )
 
     def held_out_losses(self, stream: PairStream) -> dict[str, Tensor]:
-        """Pair loss of every effective action on held-out trajectories, ``[chains, trajectories]``."""
-        n = self.config["stream"]["n_held_out"]
+        """Pair loss of every effective action on held-out trajectories, ``[chains, trajectories]``.
+
+        Trajectories in which molecular dynamics of a chain failed are left out, for all rows.
+        """
+        batches = [stream[i] for i in range(self.config["stream"]["n_held_out"])]
+        batches = [b for b in batches if bool(torch.isfinite(b["action_end"]).all())]
+        if not batches:
+            raise ChainError("every held-out trajectory failed in some chain: use more integrator steps")
         losses = {
-            name: torch.stack([method.pair_loss(stream[i]) for i in range(n)], 1).cpu()
+            name: torch.stack([method.pair_loss(batch) for batch in batches], 1).cpu()
             for name, method in self.methods.items()
         }
         return {name: gather_chains(loss) for name, loss in losses.items()}
@@ -189,9 +141,15 @@ class Experiment:
         """
         assert self.folder is not None
         kernel, sampling = self.kernels[name], self.config["sampling"]
-        index = list(self.rows).index(name)
-        seed = self.seed + RANK * self.rank + ROW * (index + 1)
-        start = self.thermalised()
+        devices = self.config["trainer"]["devices"]
+        if isinstance(devices, int) and devices > 1 and not (dist.is_available() and dist.is_initialized()):
+            raise InputError(
+                f"trainer.devices={devices}, but this process is alone: rows that are trained already, or "
+                "never, start no others. Run it under: python -m torch.distributed.run --standalone "
+                f"--nproc-per-node={devices} train.py ..."
+            )
+        seed = self.chains.seed("sample", name)
+        start = self.chains.row_start(name, list(self.rows).index(name) * self.n_stream // len(self.rows))
         self.reversal_errors[name] = self.check_reversible(name, kernel, start)
         plan = SamplingPlan(
             sampling["n_thermalise"], sampling["n_steps"], sampling["measure_every"],
@@ -202,14 +160,17 @@ class Experiment:
             writer = EnsembleWriter(
                 self.folder.ensemble(name), tuple(start.shape),
                 sampling["n_steps"] // sampling["save_every"],
-                {"config": dict(self.config), "row": name, "seed": seed},
+                {
+                    "config": {k: v for k, v in self.config.items() if k not in HOW},
+                    "row": name, "seed": seed,
+                },
                 self.rank,
                 start.dtype,
             )
         try:
             result = sample_exactly(
                 kernel, start, plan, self.system.observables, seed,
-                self.folder.chains(name, self.rank), name if progress else None,
+                self.folder.chains(name, self.rank), name if progress and self.rank == 0 else None,
                 writer=writer, save_every=sampling["save_every"] or 1,
             )
         finally:
@@ -222,7 +183,7 @@ class Experiment:
         if not isinstance(kernel, SelfLearningHMC):
             return 0.0
         rng = torch.Generator(field.device)
-        rng.manual_seed(self.seed + 3)
+        rng.manual_seed(self.chains.seed("reversal", name))
         error = kernel.reversal_error(rng, kernel.init(field, rng))
         worst = int(error.argmax())
         if not bool((error < MAX_REVERSAL_ERROR).all()):

@@ -22,6 +22,7 @@ from lattice_lightning.methods import ActionRegression
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.processes import n_nodes
 from lattice_lightning.pipeline.weights import load_weights, save_weights
 
 __all__ = ["Fitted", "check_trainer", "fit_row", "quiet_lightning"]
@@ -33,17 +34,29 @@ PRECISIONS = ("64-true", "32-true")
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training a row took: optimizer steps, seconds, loss at first and last epoch."""
+    """What training a row took.
+
+    Attributes:
+        steps: optimizer steps.
+        seconds: of training, over all sessions.
+        stream_seconds: of HMC for the distinct trajectories that it used, shared with other rows.
+        loss_first: mean loss of the first epoch.
+        loss_last: mean loss of the last epoch.
+    """
 
     steps: int
     seconds: float
+    stream_seconds: float
     loss_first: float | None
     loss_last: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """The entry ``training`` of summary.json."""
         loss = {"first": self.loss_first, "last": self.loss_last}
-        return {"steps": self.steps, "seconds": self.seconds, "loss": loss}
+        return {
+            "steps": self.steps, "seconds": self.seconds, "stream_seconds": self.stream_seconds,
+            "loss": loss,
+        }
 
 
 @contextmanager
@@ -79,7 +92,10 @@ def check_trainer(config: Mapping[str, Any]) -> None:
         known = ", ".join(PRECISIONS)
         raise InputError(f"trainer.precision must be one of {known}, got {options['precision']}")
     with quiet_lightning(), explained(f"trainer {options}"):
-        Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        Trainer(
+            **options, num_nodes=n_nodes(), logger=False, enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
 
 
 class _Clock(Callback):
@@ -150,7 +166,7 @@ def fit_row(
     if weights.exists():
         payload = load_weights(weights)
         method.load_state_dict(payload["state_dict"])
-        return _fitted(folder, name, payload["origin"]["steps"], payload["origin"]["seconds"])
+        return _fitted(folder, name, payload["origin"])
     resume = last if last.exists() else None
     csv = MetricsCsv(folder.metrics, name, _resume_epoch(last) if resume else 0)
     data = TrajectoryData(
@@ -172,6 +188,7 @@ def fit_row(
         trainer = Trainer(
             accelerator=trainer_config["accelerator"],
             devices=trainer_config["devices"],
+            num_nodes=n_nodes(),
             strategy=trainer_config["strategy"],
             precision=trainer_config["precision"],
             max_epochs=training["epochs"],
@@ -193,10 +210,13 @@ def fit_row(
     # Lightning moves the module back to the CPU when it tears down
     method.to(system.device)
     steps, seconds = int(trainer.global_step), clock.seconds
-    method.origin = {**method.origin, "steps": steps, "seconds": seconds}
+    distinct = min(steps, config["stream"]["n_trajectories"])
+    method.origin = {
+        **method.origin, "steps": steps, "seconds": seconds, "stream_seconds": stream.seconds(distinct),
+    }
     if trainer.is_global_zero:
         save_weights(weights, method)
-    return _fitted(folder, name, steps, seconds)
+    return _fitted(folder, name, method.origin)
 
 
 def _is_terminal() -> bool:
@@ -205,7 +225,7 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _fitted(folder: RunFolder, name: str, steps: int, seconds: float) -> Fitted:
+def _fitted(folder: RunFolder, name: str, origin: Mapping[str, Any]) -> Fitted:
     """Training figures with the mean loss of the first and last epoch, from metrics.csv."""
     losses: dict[int, list[float]] = {}
     if folder.metrics.exists():
@@ -215,6 +235,8 @@ def _fitted(folder: RunFolder, name: str, steps: int, seconds: float) -> Fitted:
     means = [sum(losses[e]) / len(losses[e]) for e in sorted(losses)]
     first, last = (means[0], means[-1]) if means else (None, None)
     finite = [None if m is None or not math.isfinite(m) else m for m in (first, last)]
-    return Fitted(steps, seconds, finite[0], finite[1])
+    return Fitted(
+        int(origin["steps"]), float(origin["seconds"]), float(origin.get("stream_seconds", 0.0)), *finite
+    )
 
 

@@ -1,6 +1,5 @@
 """The folder of a run: where everything goes, and what a resumed run must agree with."""
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,6 @@ from lattice_lightning.pipeline.checks import check_name
 from lattice_lightning.pipeline.compose import HOW, differences
 
 __all__ = ["RunFolder"]
-
-#: the folder that rank 0 chose, for the processes that it starts
-VARIABLE = "LATTICE_LIGHTNING_RUN"
 
 
 class RunFolder:
@@ -30,9 +26,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> "RunFolder":
-        """A new folder with config.yaml in it, or the one that rank 0 made."""
-        if chosen := os.environ.get(VARIABLE):
-            return cls(Path(chosen))
+        """A new folder with config.yaml in it."""
         name = check_name("the experiment name", config["name"])
         parent = Path(str(config["output_dir"])).resolve() / name
         stamp, k = time.strftime("%Y-%m-%d_%H-%M-%S"), 1

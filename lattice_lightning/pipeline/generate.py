@@ -11,7 +11,10 @@ from lattice_lightning.data import EnsembleWriter
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import check_integer, check_numbers
+from lattice_lightning.pipeline.compose import HOW
 from lattice_lightning.pipeline.device import choose_device
+from lattice_lightning.pipeline.processes import require_one_process
+from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.samplers import ChainCheckpoint, Info, State, run
 
 __all__ = ["generate"]
@@ -33,19 +36,21 @@ def generate(config: Mapping[str, Any], path: Path, every: int, console: Console
     n_steps = int(config["sampling"]["n_steps"])
     if not 1 <= check_integer("every", every, 1) <= n_steps:
         raise InputError(f"every must be from 1 to sampling.n_steps={n_steps}, got {every}")
+    require_one_process(config["trainer"], "generate")
     device = choose_device(config["trainer"])
     system = System(config, device)
     seed = int(config["seed"])
     rng = torch.Generator(device)
-    rng.manual_seed(seed)
+    rng.manual_seed(derive_seed(seed, "generate"))
     kernel = system.hmc()
-    start = system.start(config["stream"]["n_chains"], seed)
+    start = system.start(config["stream"]["n_chains"], derive_seed(seed, "start"))
     # in the ensemble's own folder: deleting it deletes what a new run would go on from
     chains = path / "chains"
     thermal = ChainCheckpoint(chains / "thermal.pt")
     produced = ChainCheckpoint(chains / "chain.pt", config["sampling"]["checkpoint_every"])
     # how long it is to become is not part of what a configuration is
-    described = {**config, "sampling": {k: v for k, v in config["sampling"].items() if k != "n_steps"}}
+    described = {k: v for k, v in config.items() if k not in HOW}
+    described["sampling"] = {k: v for k, v in config["sampling"].items() if k != "n_steps"}
     provenance = {"config": described, "seed": seed, "row": "hmc", "every": every}
     shape = tuple(start.shape)
     with EnsembleWriter(path, shape, n_steps // every, provenance, dtype=start.dtype) as writer:

@@ -17,6 +17,7 @@ from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.experiment import MAX_REVERSAL_ERROR
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.rows import expand_rows
+from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
 from lattice_lightning.pipeline.train import save_histories
 from lattice_lightning.pipeline.weights import rebuild
@@ -59,12 +60,12 @@ def sample_command(given: Mapping[str, Any], console: Console) -> dict[str, Any]
     row = expand_rows(stored)[name]
     kernel = build_kernel(system, row, method)
     assert isinstance(kernel, SelfLearningHMC)
-    start = system.start(int(options["n_chains"]), int(options["seed"]))
+    start = system.start(int(options["n_chains"]), derive_seed(int(options["seed"]), "start"))
     folder = RunFolder.create(config)
     console.print(f"{name} of {stored['name']}: {method.effective.n_parameters} parameters; {folder.path}")
     seed = int(options["seed"])
     rng = torch.Generator(device)
-    rng.manual_seed(seed)
+    rng.manual_seed(derive_seed(seed, "thermalise"))
     hmc = system.hmc()
     state, _ = run(
         hmc, hmc.init(start, rng), int(options["n_thermalise"]), rng, progress="thermalising with HMC"
@@ -76,7 +77,8 @@ def sample_command(given: Mapping[str, Any], console: Console) -> dict[str, Any]
         )
     plan = SamplingPlan(max(5, int(options["n_steps"]) // 10), int(options["n_steps"]))
     result = sample_exactly(
-        kernel, state.field, plan, system.observables, seed + 1, folder.chains(name, 0), name
+        kernel, state.field, plan, system.observables, derive_seed(seed, "sample"),
+        folder.chains(name, 0), name,
     )
     observables = estimates(result)
     entry = row_summary(row["sampler"], method, None, result, observables, reversal)

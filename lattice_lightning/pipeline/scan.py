@@ -17,6 +17,7 @@ from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import check_integer, check_numbers
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.processes import require_one_process
 from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
 from lattice_lightning.pipeline.train import save_histories
@@ -77,6 +78,7 @@ def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Sample every point, compare with exact values, judge all pulls together."""
     check_numbers(config)
     check_target(config)
+    require_one_process(config["trainer"], "a scan")
     device = choose_device(config["trainer"])
     systems = {name: System(point, device) for name, point in points(config).items()}
     if config["dry_run"]:

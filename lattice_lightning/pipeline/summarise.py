@@ -50,13 +50,15 @@ def row_summary(
     known = [n for n in effective if n is not None]
     n_effective = min(known) if known and len(known) == len(effective) else None
     seconds = result.seconds
-    training = fitted.seconds if fitted else 0.0
-    cost: dict[str, float | None] = {"with_training": None, "without_training": None}
+    training = fitted.seconds + fitted.stream_seconds if fitted else 0.0
+    cost: dict[str, float | bool | None] = {"with_training": None, "without_training": None}
     if n_effective:
         cost = {
             "with_training": (seconds + training) / n_effective,
             "without_training": seconds / n_effective,
         }
+    # an autocorrelation time that cannot be trusted makes a cost that cannot
+    cost["reliable"] = bool(n_effective) and all(o.reliable for o in observables.values())
     iterations = {
         name: float(history[f"iterations_{name}"].mean()) if f"iterations_{name}" in history else None
         for name in ("md", "accept")
@@ -99,7 +101,10 @@ def held_out_entry(name: str, losses: Mapping[str, Tensor], reference: str | Non
 
     The difference is taken trajectory by trajectory, so what both rows share cancels.
     """
-    entry: dict[str, Any] = {"pair_loss": value_error(estimate(losses[name], "held-out loss"))}
+    loss = estimate(losses[name], "held-out loss")
+    entry: dict[str, Any] = {
+        "pair_loss": {**value_error(loss), "reliable": loss.reliable, "reason": loss.reason}
+    }
     if reference is not None and reference != name:
         difference = estimate(losses[name] - losses[reference], "difference of held-out losses")
         sigma = difference.value / difference.error if difference.error else None
@@ -108,6 +113,8 @@ def held_out_entry(name: str, losses: Mapping[str, Tensor], reference: str | Non
             "difference": difference.value,
             "error": difference.error,
             "sigma": sigma,
+            "reliable": difference.reliable,
+            "reason": difference.reason,
         }
     return entry
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,23 +11,24 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from pytorch_lightning.loggers.logger import Logger
 from rich.console import Console
 
 from lattice_lightning.analysis import doubts, summary_table, write_summary
 from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingResult, read_metrics
-from lattice_lightning.pipeline import folder as run_folder
 from lattice_lightning.pipeline.checks import check_numbers
 from lattice_lightning.pipeline.device import choose_device, process_rank
 from lattice_lightning.pipeline.estimate import clock, measure_stages, print_plan
 from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.fit import Fitted, check_trainer
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.processes import broadcast, check_processes, process_group
 from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_summary, summarise
 
-__all__ = ["load_histories", "save_histories", "train"]
+__all__ = ["check_alone", "load_histories", "save_histories", "train"]
 
 
 def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str, Any]:
@@ -42,35 +44,61 @@ def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str
     """
     rank = process_rank()
     console = console or Console(quiet=rank != 0)
-    check_numbers(config)
-    device = choose_device(config["trainer"], rank)
-    check_trainer(config)
-    check_target(config)
+    device = check(config, rank)
     if config["dry_run"]:
         experiment = Experiment(config, None, device, rank)
         print_plan(experiment, measure_stages(experiment), console)
         return {}
-    checked = Experiment(config, None, device, rank)
+    check_processes(config["trainer"])
+    with process_group(device):
+        checked = Experiment(config, None, device, rank)
+        # one folder for all processes
+        folder = RunFolder(broadcast(_folder(config).path if rank == 0 else None))
+        try:
+            return _run(checked, folder, console)
+        except KeyboardInterrupt:
+            console.print(f"\nstopped; go on with: python train.py resume={folder.path}")
+            raise
+
+
+def check(config: Mapping[str, Any], rank: int = 0) -> torch.device:
+    """Refuse what cannot work and can be told without building it; returns the device of a rank.
+
+    Raises:
+        InputError: for anything in the config that cannot work.
+    """
+    check_numbers(config)
+    device = choose_device(config["trainer"], rank)
+    check_trainer(config)
+    check_target(config)
+    return device
+
+
+def check_alone(config: Mapping[str, Any]) -> None:
+    """All that a run checks before its first trajectory, for the process that starts the others.
+
+    Raises:
+        InputError: for anything in the config that cannot work.
+        ResumeError: when the folder to resume belongs to another config.
+    """
+    check(config)
+    # on the CPU: the memory of the GPUs is for the processes
+    Experiment(config, None, "cpu")
     if config["resume"]:
-        folder = RunFolder.find(config["resume"])
-        folder.require_same(config)
-    else:
-        folder = RunFolder.create(config)
-    # Lightning starts several processes; they are to find this folder
-    if str(config["trainer"]["strategy"]).startswith("ddp") or config["trainer"]["devices"] != 1:
-        os.environ[run_folder.VARIABLE] = str(folder.path)
-    try:
-        return _run(checked, folder, console)
-    except KeyboardInterrupt:
-        console.print(f"\nstopped; go on with: python train.py resume={folder.path}")
-        raise
-    finally:
-        os.environ.pop(run_folder.VARIABLE, None)
+        _folder(config)
+
+
+def _folder(config: Mapping[str, Any]) -> RunFolder:
+    if not config["resume"]:
+        return RunFolder.create(config)
+    folder = RunFolder.find(config["resume"])
+    folder.require_same(config)
+    return folder
 
 
 def _run(experiment: Experiment, folder: RunFolder, console: Console) -> dict[str, Any]:
     config, tic = experiment.config, perf_counter()
-    experiment.folder = folder
+    experiment.into(folder)
     console.print(f"run folder {folder.path}")
     print_plan(experiment, measure_stages(experiment), console)
 
@@ -184,23 +212,40 @@ def _timer(console: Console) -> Any:
 @contextmanager
 def _loggers(config: Mapping[str, Any], folder: RunFolder, row: str) -> Iterator[list[Logger]]:
     """Weights & Biases beside metrics.csv, offline without a key; one W&B run a row."""
-    options = config.get("wandb")
+    options = (config.get("logger") or {}).get("wandb")
     if not options or process_rank() != 0:
         yield []
         return
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
+    def logger(offline: bool) -> WandbLogger:
+        made = WandbLogger(
+            project=options["project"], name=f"{config['name']}/{row}", save_dir=str(folder.path),
+            group=options["group"] or folder.path.name, offline=offline,
+            config=json.loads(json.dumps(config)),
+        )
+        _ = made.experiment  # starts the run, and finds out whether the server answers
+        return made
+
     offline = not (os.environ.get("WANDB_API_KEY") or _has_netrc())
-    logger = WandbLogger(
-        project=options["project"], name=f"{config['name']}/{row}", save_dir=str(folder.path),
-        group=options["group"] or folder.path.name, offline=offline, config=json.loads(json.dumps(config)),
-    )
     try:
-        yield [logger]
+        started = logger(offline)
+    except (wandb.errors.Error, OSError) as error:
+        warnings.warn(
+            f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); logging offline",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        wandb.finish()
+        offline, started = True, logger(True)
+    try:
+        yield [started]
     finally:
         # a second logger in one process would silently go on in this run
         wandb.finish()
+        if offline:
+            print(f"to upload later: wandb sync {folder.path / 'wandb'}/offline-run-*")
 
 
 def _has_netrc() -> bool:

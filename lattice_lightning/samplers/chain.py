@@ -14,11 +14,12 @@ from lattice_lightning.exceptions import ChainError, InputError, ResumeError
 from lattice_lightning.observables import Observable
 from lattice_lightning.samplers.kernel import Info, Kernel, State
 
-__all__ = ["ChainCheckpoint", "History", "run"]
+__all__ = ["ChainCheckpoint", "FailureCount", "History", "run"]
 
 DIAGNOSTICS = ("accepted", "delta_H")
 FAILURE_FRACTION = 0.01
 FAILURES_TOLERATED = 4
+FAILURES_IN_A_ROW = 10
 
 
 @dataclass
@@ -123,18 +124,35 @@ class ChainCheckpoint:
         return State(payload["field"]), int(payload["step"]), History(series)
 
 
-class _FailureCount:
-    """Counts trajectories without a finite delta_H and raises when they persist."""
+class FailureCount:
+    """Counts trajectories without a finite delta_H and raises when they persist.
 
-    def __init__(self, history: History) -> None:
-        before = history.series.get("delta_H", [])
-        self.failed = sum(int((~torch.isfinite(column)).sum()) for column in before)
-        self.total = sum(column.numel() for column in before)
+    A few are rejected and go on; more than 1 % of all, or ten in a row of one chain (which a large
+    batch would hide), are an error.
+    """
 
-    def add(self, info: Info, step: int) -> None:
-        bad = ~torch.isfinite(info.delta_H)
+    def __init__(self) -> None:
+        self.failed, self.total = 0, 0
+        self._in_a_row: Tensor | None = None
+
+    def add(self, delta_H: Tensor, step: int) -> None:
+        """Count the trajectories of all chains.
+
+        Raises:
+            ChainError: when failures persist.
+        """
+        bad = ~torch.isfinite(delta_H)
         self.total += bad.numel()
         self.failed += int(bad.sum())
+        before = torch.zeros_like(bad, dtype=torch.int64) if self._in_a_row is None else self._in_a_row
+        self._in_a_row = torch.where(bad, before + 1, 0)
+        if bool((self._in_a_row >= FAILURES_IN_A_ROW).any()):
+            stuck = (self._in_a_row >= FAILURES_IN_A_ROW).nonzero().flatten().tolist()
+            raise ChainError(
+                f"chains {stuck}: the last {FAILURES_IN_A_ROW} trajectories ended with a delta_H that is "
+                f"not finite (at step {step}); start them elsewhere, use more integrator steps or more "
+                "max_iterations"
+            )
         if self.failed > FAILURES_TOLERATED and self.failed > FAILURE_FRACTION * self.total:
             chains = bad.nonzero().flatten().tolist()
             raise ChainError(
@@ -205,10 +223,12 @@ def run(
         loaded = checkpoint.load([rng, measure_rng], state.field.shape)
         if loaded is not None:
             state, first, history = loaded
-    failures = _FailureCount(history)
+    failures = FailureCount()
+    for past, column in enumerate(history.series.get("delta_H", [])):
+        failures.add(column, past)
     for step in _bar(range(first, n), n, progress, history):
         state, info = kernel.step(rng, state)
-        failures.add(info, step)
+        failures.add(info.delta_H.cpu(), step)
         history.append({"accepted": info.accepted, "delta_H": info.delta_H})
         history.append({f"iterations_{name}": count for name, count in info.iterations.items()})
         if (step + 1) % measure_every == 0:

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace
 from lattice_lightning.lattice import Lattice
+
+#: deviation from the group that rounding may have caused
+MAX_DEFECT = 1e-6
 
 __all__ = ["Info", "Kernel", "State", "Trajectory", "accept"]
 
@@ -109,8 +113,19 @@ class Kernel(ABC):
     space: FieldSpace
 
     def init(self, field: Tensor, rng: torch.Generator) -> State:
-        """The state of chains that start from a field."""
+        """The state of chains that start from a field.
+
+        Raises:
+            InputError: when the field has another layout, or is not on the group.
+        """
         self.space.check_field(field, self.lattice)
+        defect = self.space.defect(field)
+        if not bool((defect <= MAX_DEFECT).all()):
+            worst = int(torch.nan_to_num(defect, nan=float("inf")).argmax())
+            raise InputError(
+                f"chain {worst} of the start is not in {self.space.name}: off by "
+                f"{float(defect[worst]):.1e}, allowed {MAX_DEFECT:.0e}; reunitarise it, or check its source"
+            )
         return State(field.clone())
 
     @abstractmethod
