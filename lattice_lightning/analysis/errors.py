@@ -246,5 +246,3 @@ def autocorrelation_function(series: Tensor | Array, max_lag: int) -> Array:
     lags = range(min(max_lag, data.shape[1] - 1) + 1)
     gamma = np.array([(data[:, : data.shape[1] - t] * data[:, t:]).mean() for t in lags])
     return gamma / gamma[0] if gamma[0] > 0 else np.full(len(gamma), np.nan)
-
-

@@ -2,13 +2,14 @@
 
 from lattice_lightning.gauge.paths import path_product, rectangle_path, wilson_loops
 from lattice_lightning.gauge.staples import extended_staples, staple_sum, straight_loop
-from lattice_lightning.gauge.starts import flip_centre_sector, start_field
+from lattice_lightning.gauge.starts import flip_centre_sector, set_sectors, start_field
 
 __all__ = [
     "extended_staples",
     "flip_centre_sector",
     "path_product",
     "rectangle_path",
+    "set_sectors",
     "staple_sum",
     "start_field",
     "straight_loop",

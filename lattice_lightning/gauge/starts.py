@@ -10,7 +10,7 @@ from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace, Group
 from lattice_lightning.lattice import Lattice
 
-__all__ = ["START_KINDS", "flip_centre_sector", "start_field"]
+__all__ = ["START_KINDS", "flip_centre_sector", "set_sectors", "start_field"]
 
 START_KINDS = ("cold", "hot", "warm")
 
@@ -42,6 +42,26 @@ def flip_centre_sector(group: Group, lattice: Lattice, links: Tensor, sectors: S
         else:
             last *= exp(2j * pi * (sector % order) / order)
     return group.reunitarise(flipped) if group.name == "U(1)" else flipped
+
+
+def set_sectors(
+    space: FieldSpace, lattice: Lattice, field: Tensor, sectors: Sequence[int] | Sequence[Sequence[int]]
+) -> Tensor:
+    """Flip one centre sector a direction for all chains, or those of a list that chains take in turn.
+
+    Raises:
+        InputError: for a field without a gauge group or sectors that do not fit.
+    """
+    if not isinstance(space, Group):
+        raise InputError(f"centre sectors need a gauge group, got {space.name}")
+    choices = [list(s) if isinstance(s, Sequence) else s for s in sectors]
+    if not choices or isinstance(choices[0], int):
+        return flip_centre_sector(space, lattice, field, choices)  # type: ignore[arg-type]
+    chains = [
+        flip_centre_sector(space, lattice, field[c : c + 1], choices[c % len(choices)])  # type: ignore[arg-type]
+        for c in range(len(field))
+    ]
+    return torch.cat(chains)
 
 
 def start_field(
@@ -79,15 +99,4 @@ def start_field(
         field = space.cold(lattice, n_chains, rng.device)
     if kind == "warm":
         field = space.evolve(field, noise * space.momentum(field, rng))
-    if sectors is None:
-        return field
-    if not isinstance(space, Group):
-        raise InputError(f"centre sectors need a gauge group, got {space.name}")
-    choices = [list(s) if isinstance(s, Sequence) else s for s in sectors]
-    if not choices or isinstance(choices[0], int):
-        return flip_centre_sector(space, lattice, field, choices)  # type: ignore[arg-type]
-    chains = [
-        flip_centre_sector(space, lattice, field[c : c + 1], choices[c % len(choices)])  # type: ignore[arg-type]
-        for c in range(n_chains)
-    ]
-    return torch.cat(chains)
+    return field if sectors is None else set_sectors(space, lattice, field, sectors)

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lattice_lightning.actions import Action, SumAction
 from lattice_lightning.data.formats import read_configuration
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.gauge import flip_centre_sector, start_field
+from lattice_lightning.gauge import set_sectors, start_field
 from lattice_lightning.groups import FieldSpace, Group, from_name
 from lattice_lightning.lattice import Lattice
 from lattice_lightning.methods import ActionRegression
@@ -116,7 +116,7 @@ class System:
         self.space.check_field(links, self.lattice)
         links = self.space.reunitarise(links)
         field = links.expand(n_chains, *links.shape[1:]).clone()
-        return flip_centre_sector(self.space, self.lattice, field, sectors) if sectors else field
+        return set_sectors(self.space, self.lattice, field, sectors) if sectors else field
 
     @property
     def integrator(self) -> dict[str, Any]:
@@ -215,5 +215,3 @@ def build_kernel(system: System, row: Mapping[str, Any], method: ActionRegressio
             f"got {levels}"
         )
     return SelfLearningHMC(system.target, method.effective, **options)
-
-

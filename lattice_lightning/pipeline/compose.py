@@ -1,6 +1,5 @@
 """Configs: composing them with Hydra, and errors that name the nearest key or option."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -92,8 +91,11 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         r"Key '([^']+)' is not in struct", text
     )
     if key is not None:
-        wrong = key.group(1)
-        return f"the config has no key {wrong!r}; " + _suggest(wrong, _known_keys(overrides))
+        wrong, known = key.group(1), _known_keys(overrides)
+        if wrong in known:
+            first = str(error).strip().splitlines()[0]
+            return f"{first} To add to it, use +{wrong}=...; to add or change, ++{wrong}=..."
+        return f"the config has no key {wrong!r}; " + _suggest(wrong, known)
     group_match = re.search(r"No match in the defaults list for '?([\w/]+)'?", text)
     if group_match is not None:
         wrong = group_match.group(1)
@@ -139,14 +141,44 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-_ABSENT = object()
-
-
 def _hydra_value(value: Any) -> str:
-    """A value as Hydra's command line reads it: JSON, with strings as they are where they may be."""
-    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value):
+    """A value as Hydra's command line reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_hydra_key(k)}: {_hydra_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_hydra_value, value)) + "]"
+    if not isinstance(value, str):
+        return str(value)
+    looks_plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value)
+    if looks_plain and value.lower() not in ("null", "true", "false", "nan", "inf"):
         return value
-    return json.dumps(value)
+    # only backslashes before a quote are escapes
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
+
+
+def _hydra_key(key: Any) -> str:
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(key))
+
+
+def _overrides(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Overrides that make the default the given config; new keys come with ``+``, as a whole."""
+    parts = []
+    for key in [k for k in default if k not in given]:
+        # Hydra deletes no key that is null
+        parts += [f"{prefix}{key}=0"] * (default[key] is None) + [f"~{prefix}{key}"]
+    for key, value in given.items():
+        old = default.get(key)
+        if key in default and isinstance(value, Mapping) and isinstance(old, Mapping) and old:
+            parts += _overrides(value, old, f"{prefix}{key}.")
+        elif key not in default and not re.fullmatch(r"[\w-]+", str(key)):
+            parts.append(f"+{prefix[:-1]}={_hydra_value({key: value})}")
+        elif key not in default or old != value or isinstance(old, bool) != isinstance(value, bool):
+            parts.append(f"{'' if key in default else '+'}{prefix}{key}={_hydra_value(value)}")
+    return parts
 
 
 def command_of(config: Mapping[str, Any]) -> str:
@@ -156,14 +188,17 @@ def command_of(config: Mapping[str, Any]) -> str:
         InputError: when the config is of no experiment.
     """
     name = str(config["name"])
-    default = _flatten(OmegaConf.to_container(compose_config([f"experiment={name}"]), resolve=True))
-    given = _flatten(config)
-    changed = [
-        shlex.quote(f"{'' if key in default else '+'}{key}={_hydra_value(value)}")
-        for key, value in given.items()
-        if not isinstance(value, dict) and key not in HOW and default.get(key, _ABSENT) != value
-    ]
-    return " ".join(["python train.py", f"experiment={name}", *changed])
+    parts = [f"experiment={name}"]
+    # the second time for values that followed a changed one, and did not in this config
+    for _ in range(2):
+        default = OmegaConf.to_container(compose_config(parts), resolve=True)
+        assert isinstance(default, dict)
+        given, known = ({str(k): v for k, v in c.items() if k not in HOW} for c in (config, default))
+        more = _overrides(given, known)
+        parts += more
+        if not more:
+            break
+    return " ".join(["python train.py", *map(shlex.quote, parts)])
 
 
 def differences(old: Any, new: Any) -> list[str]:

@@ -238,5 +238,3 @@ def _fitted(folder: RunFolder, name: str, origin: Mapping[str, Any]) -> Fitted:
     return Fitted(
         int(origin["steps"]), float(origin["seconds"]), float(origin.get("stream_seconds", 0.0)), *finite
     )
-
-

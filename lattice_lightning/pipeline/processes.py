@@ -71,8 +71,8 @@ def check_processes(trainer: Mapping[str, Any]) -> None:
         return
     if there == 1:
         raise InputError(
-            f"trainer.devices={asked} needs {asked} processes, but this one is alone; start them by `python "
-            f"train.py experiment=... trainer=ddp trainer.devices={asked}`, or a script of your own by "
+            f"trainer.devices={asked} needs {asked} processes, but this one is alone; start them by "
+            f"`train.py experiment=... trainer=ddp trainer.devices={asked}`, or a script of your own by "
             f"`torchrun --standalone --nproc-per-node={asked} script.py`"
         )
     raise InputError(
@@ -133,8 +133,10 @@ def launch(arguments: Sequence[str], trainer: Mapping[str, Any]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    # the process that failed has said why
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # the process that failed has said why; every module there has a logger with a level of its own
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     n = n_processes(trainer)
     threads = trainer.get("threads") or max(1, (os.cpu_count() or 1) // n)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

@@ -39,7 +39,8 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise InputError(
                 f"row {name!r}: training has no key {sorted(unknown)}; known: {sorted(training)}"
             )
-        training.update(row.get("training") or {})
+        own = row.get("training") or {}
+        training.update({key: _merged(training[key], value) for key, value in own.items()})
         row["training"], row["min_mass"] = training, config.get("min_mass")
         if row["sampler"] == "self_learning_hmc":
             if not row.get("effective") and not row.get("checkpoint"):
@@ -50,12 +51,19 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             for key in ("epochs", "trajectories_per_epoch"):
                 check_integer(f"row {name!r}: training.{key}", training[key], 1)
             scheduler = training["scheduler"]
-            if scheduler and "T_max" in scheduler:
+            if scheduler and "T_max" in scheduler and "T_max" not in (own.get("scheduler") or {}):
                 scheduler["T_max"] = training["epochs"] * training["trajectories_per_epoch"]
         elif row.get("effective"):
             raise InputError(f"row {name!r}: hmc has no effective action; use self_learning_hmc")
         expanded[name] = row
     return expanded
+
+
+def _merged(default: Any, given: Any) -> Any:
+    """The default with what is given over it; another ``_target_`` takes nothing of the default."""
+    if isinstance(default, Mapping) and isinstance(given, Mapping) and "_target_" not in given:
+        return {**default, **{key: _merged(default.get(key), value) for key, value in given.items()}}
+    return given
 
 
 def is_trained(row: Mapping[str, Any]) -> bool:

@@ -81,8 +81,7 @@ def sample_command(given: Mapping[str, Any], console: Console) -> dict[str, Any]
         folder.chains(name, 0), name,
     )
     observables = estimates(result)
-    entry = row_summary(row["sampler"], method, None, result, observables, reversal)
-    entry["model"]["n_parameters"] = method.effective.n_parameters
+    entry = row_summary(row["sampler"], method, None, result, observables, reversal, learned=True)
     summary = summarise(config, device, {name: entry}, {name: observables}, name)
     write_summary(folder.summary, summary)
     histories = {name: {n: s.numpy() for n, s in result.history.as_dict().items()}}

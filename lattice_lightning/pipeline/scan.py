@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from lattice_lightning.analysis import format_error, judge_pulls, write_summary
 from lattice_lightning.analysis.exact_2d import charge_squared_u1, plaquette_torus
@@ -16,6 +19,7 @@ from lattice_lightning.groups import from_name
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import check_integer, check_numbers
 from lattice_lightning.pipeline.device import choose_device
+from lattice_lightning.pipeline.estimate import clock
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.processes import require_one_process
 from lattice_lightning.pipeline.publish import check_target, publish
@@ -53,7 +57,10 @@ def points(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             if unknown := set(asked) - set(names):
                 raise InputError(f"scan: no observable {sorted(unknown)}; known: {sorted(names)}")
             wanted = {n: names[n] for n in asked}
-            name = f"{group} beta={beta:g} L={entry['lattice'][0]}"
+            extents = entry["lattice"] if len(set(entry["lattice"])) > 1 else entry["lattice"][:1]
+            name = f"{group} beta={beta:g} L={'x'.join(map(str, extents))}"
+            if name in found:
+                raise InputError(f"the scan has the point {name!r} twice; leave one of them out")
             found[name] = {
                 **{k: config[k] for k in ("integrator", "start", "seed")},
                 "group": group,
@@ -74,6 +81,40 @@ def exact_values(group: str, beta: float, volume: int) -> dict[str, float]:
     return values
 
 
+def _seconds(system: System, field: Tensor) -> float:
+    """Wall time of one trajectory with its measurement, after a warm-up."""
+    kernel, rng = system.hmc(), torch.Generator(system.device)
+    rng.manual_seed(0)
+    state = kernel.init(field, rng)
+    seconds = 0.0
+    for _ in range(2):
+        tic = perf_counter()
+        state, _ = kernel.decide(rng, kernel.propose(rng, state))
+        for observable in system.observables:
+            observable.measure(state.field, rng)
+        if system.device.type == "cuda":
+            torch.cuda.synchronize(system.device)
+        seconds = perf_counter() - tic
+    return seconds
+
+
+def print_scan(config: Mapping[str, Any], systems: Mapping[str, System], console: Console) -> float:
+    """Fields, trajectories, memory and time of every point; returns the seconds of all."""
+    table = Table("point", "field", "trajectories", "memory", "about")
+    total = 0.0
+    for name, system in systems.items():
+        field = system.start(config["stream"]["n_chains"], 0)
+        steps = int(config["sampling"]["n_thermalise"]) + int(system.config["n_steps"])
+        seconds = steps * _seconds(system, field)
+        total += seconds
+        # fields that a trajectory holds at once: links, momenta, forces, staples, old links
+        memory = 5 * field.numel() * field.element_size() / 2**20
+        table.add_row(name, str(list(field.shape)), str(steps), f"{memory:.1f} MiB", clock(seconds))
+    table.add_row("all", "", "", "", clock(total), style="bold")
+    console.print(table)
+    return total
+
+
 def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Sample every point, compare with exact values, judge all pulls together."""
     check_numbers(config)
@@ -82,12 +123,12 @@ def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     device = choose_device(config["trainer"])
     systems = {name: System(point, device) for name, point in points(config).items()}
     if config["dry_run"]:
-        for name, system in systems.items():
-            console.print(f"{name}: {list(system.start(config['stream']['n_chains'], 0).shape)}")
+        print_scan(config, systems, console)
         return {}
     folder = RunFolder.find(config["resume"]) if config["resume"] else RunFolder.create(config)
     folder.require_same(config)
     console.print(f"run folder {folder.path}")
+    print_scan(config, systems, console)
     rows, observables, histories = {}, {}, {}
     for k, (name, system) in enumerate(systems.items()):
         point = system.config
@@ -114,16 +155,23 @@ def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
         )
         console.print(f"{name}: {line}", highlight=False)
     summary = summarise(config, device, rows, observables, None)
-    pulls = {
-        f"{row} {n}": (o.value - o.exact) / o.error
+    compared = {
+        f"{row} {n}": o
         for row, estimated in observables.items()
         for n, o in estimated.items()
+        if o.exact is not None
+    }
+    pulls = {
+        n: (o.value - o.exact) / o.error
+        for n, o in compared.items()
         if o.exact is not None and o.error
     }
+    without_error = [n for n in compared if n not in pulls]
     judged = judge_pulls(pulls.values())
+    ok = judged.ok and not without_error
     summary["judgement"] = {
-        "pulls": pulls, "chi2": judged.chi2, "dof": judged.dof, "p_value": judged.p_value,
-        "largest": judged.max_abs, "ok": judged.ok,
+        "pulls": pulls, "without_error": without_error, "chi2": judged.chi2, "dof": judged.dof,
+        "p_value": judged.p_value, "largest": judged.max_abs, "ok": ok,
     }
     write_summary(folder.summary, summary)
     save_histories(folder.path / "histories.npz", histories)
@@ -131,13 +179,16 @@ def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     table = Table("point", "pull", title=f"{len(pulls)} pulls judged together")
     for name, pull in pulls.items():
         table.add_row(name, f"{pull:+.2f}")
+    for name in without_error:
+        table.add_row(name, "no error")
     console.print(table)
+    if without_error:
+        console.print(f"{len(without_error)} values have no error and cannot be judged: sample longer")
     console.print(
         f"largest {judged.max_abs:.2f}, chi^2 {judged.chi2:.1f} of {judged.dof}, p = {judged.p_value:.3f}: "
-        + ("agrees" if judged.ok else "DOES NOT AGREE")
+        + ("agrees" if ok else "DOES NOT AGREE")
     )
     if config["publish"]:
         console.print(f"published in {publish(Path(config['publish']), folder, summary, config)}")
     console.print(f"report: {folder.report}")
     return summary
-

@@ -39,8 +39,9 @@ def row_summary(
     result: SamplingResult,
     observables: Mapping[str, Estimate],
     reversal_error: float | None = None,
+    learned: bool = False,
 ) -> dict[str, Any]:
-    """One row of summary.json, without its comparison."""
+    """One row of summary.json, without its comparison; ``learned``: here or before, in a checkpoint."""
     history = result.history
     delta = history["delta_H"]
     finite = delta[torch.isfinite(delta)]
@@ -64,11 +65,10 @@ def row_summary(
         for name in ("md", "accept")
     }
     network = None if method is None else method.effective.network
-    trained = method is not None and fitted is not None
     return {
         "model": {
             "name": "none" if method is None else type(network).__name__ if network else "linear",
-            "n_parameters": method.effective.n_parameters if method is not None and trained else 0,
+            "n_parameters": method.effective.n_parameters if method is not None and learned else 0,
             **({} if method is None else {"coefficients": coefficients(method)}),
         },
         "training": fitted.as_dict() if fitted else None,
@@ -172,4 +172,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return device.type
-

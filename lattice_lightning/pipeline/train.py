@@ -26,6 +26,7 @@ from lattice_lightning.pipeline.fit import Fitted, check_trainer
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.processes import broadcast, check_processes, process_group
 from lattice_lightning.pipeline.publish import check_target, publish
+from lattice_lightning.pipeline.rows import is_trained
 from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_summary, summarise
 
 __all__ = ["check_alone", "load_histories", "save_histories", "train"]
@@ -158,7 +159,8 @@ def _summary(
         observables[name] = estimates(results[name])
         reversal = experiment.reversal_errors.get(name)
         rows[name] = row_summary(
-            row["sampler"], method, fitted.get(name), results[name], observables[name], reversal
+            row["sampler"], method, fitted.get(name), results[name], observables[name], reversal,
+            learned=is_trained(row) or bool(row.get("checkpoint")),
         )
         if name in losses:
             rows[name]["held_out"] = held_out_entry(name, losses, _baseline(experiment, name))
@@ -211,9 +213,9 @@ def _timer(console: Console) -> Any:
 
 @contextmanager
 def _loggers(config: Mapping[str, Any], folder: RunFolder, row: str) -> Iterator[list[Logger]]:
-    """Weights & Biases beside metrics.csv, offline without a key; one W&B run a row."""
+    """Weights & Biases beside metrics.csv, offline without a key; one W&B run a trained row."""
     options = (config.get("logger") or {}).get("wandb")
-    if not options or process_rank() != 0:
+    if not options or process_rank() != 0 or folder.weights(row).exists():
         yield []
         return
     import wandb
@@ -228,12 +230,15 @@ def _loggers(config: Mapping[str, Any], folder: RunFolder, row: str) -> Iterator
         _ = made.experiment  # starts the run, and finds out whether the server answers
         return made
 
-    offline = not (os.environ.get("WANDB_API_KEY") or _has_netrc())
+    stored = folder.path / "wandb"
+    # a server that did not answer for one row is not waited for again
+    offline = any(stored.glob("offline-run-*")) or not (os.environ.get("WANDB_API_KEY") or _has_netrc())
     try:
         started = logger(offline)
     except (wandb.errors.Error, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); logging offline",
+            f"Weights & Biases cannot be reached ({reason}); logging offline",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -245,7 +250,7 @@ def _loggers(config: Mapping[str, Any], folder: RunFolder, row: str) -> Iterator
         # a second logger in one process would silently go on in this run
         wandb.finish()
         if offline:
-            print(f"to upload later: wandb sync {folder.path / 'wandb'}/offline-run-*")
+            print(f"to upload later: wandb sync {stored}/offline-run-*")
 
 
 def _has_netrc() -> bool:

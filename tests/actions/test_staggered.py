@@ -140,9 +140,10 @@ def test_missing_pseudofermions():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"mass": -0.1}, "must be positive, got mass=-0.1"),
+        ({"mass": -0.1}, "must be positive and finite, got mass=-0.1"),
         ({"mass": 0.0}, "must be positive"),
         ({"mass": float("nan")}, "must be positive"),
+        ({"mass": float("inf")}, "must be positive and finite, got mass=inf"),
         ({"shape": (4, 3)}, "even extents.*extent 1"),
         ({"group": RealLine()}, "StaggeredFermion needs a gauge group"),
         ({"tolerance_md": 1e-10, "tolerance_accept": 1e-8}, "0 < tolerance_accept <= tolerance_md < 1"),

@@ -139,7 +139,7 @@ def test_nothing_to_doubt(summary):
 @pytest.mark.parametrize(
     "path, value, said",
     [
-        ("observables.plaquette", observable(reliable=False, reason="it froze"), "plaquette: it froze"),
+        ("observables.plaquette", observable(reliable=False, reason="it froze"), "not reliable: it froze (plaquette)"),
         ("sampling.exp_minus_dH", {"value": 1.2, "error": 0.05}, "is not one"),
         ("sampling.var_dH", 2.0, "too large for <exp"),
         ("sampling.n_failed", 3, "3 trajectories ended without a finite dH"),

@@ -6,7 +6,7 @@ from pytorch_lightning import Trainer
 from toy_systems import effective, hmc, start, target
 
 from lattice_lightning.data import PairStream, TrajectoryData
-from lattice_lightning.exceptions import InputError
+from lattice_lightning.exceptions import ChainError, InputError
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.models import CovNet
 from lattice_lightning.pipeline.fit import quiet_lightning
@@ -110,7 +110,7 @@ def test_batch_without_a_usable_chain_stops(streams, tmp_path):
             nothing = torch.full((N_CHAINS,), float("nan"), dtype=torch.float64)
             return {**streams[0][index], "action_end": nothing}
 
-    with pytest.raises(InputError, match="loss of step 0 is nan"):
+    with pytest.raises(ChainError, match="failed in every chain of a training trajectory"):
         fit(regression(), Failed(), tmp_path)
 
 

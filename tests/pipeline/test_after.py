@@ -116,6 +116,7 @@ def test_row_from_a_checkpoint(finished, tmp_path, runner, without_plots):
     config = small(tmp_path, rows=rows)
     summary, folder, _ = runner(config)
     assert summary["training"] is None
+    assert summary["model"]["n_parameters"] == finished[0]["model"]["n_parameters"] > 0
     assert summary["model"]["coefficients"] == finished[0]["model"]["coefficients"]
     assert summary["held_out"]["pair_loss"] == finished[0]["held_out"]["pair_loss"]
     assert not (folder.path / "stream").exists()
@@ -147,3 +148,14 @@ def test_scan(tmp_path, monkeypatch, without_plots):
     # I_1(1) / I_0(1) up to finite volume, which is 1e-5 here
     assert entry["exact"] == pytest.approx(0.446390, abs=1e-4)
     assert len(summary["judgement"]["pulls"]) >= 2
+
+
+def test_ensembles_of_a_resumed_run(tmp_path, runner, without_plots):
+    config = small(tmp_path, rows={"hmc": {"sampler": "hmc"}}, **{"sampling.save_every": 1})
+    _, folder, _ = runner(config)
+    provenance = Ensemble(folder.ensemble("hmc")).provenance(0)["config"]
+    assert not {"resume", "publish", "output_dir", "dry_run"} & set(provenance)
+    folder.summary.unlink()
+    assert main(["train", f"resume={folder.path}"]) == 0
+    assert len(Ensemble(folder.ensemble("hmc"))) == 4
+    assert folder.summary.exists()

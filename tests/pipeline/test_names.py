@@ -63,7 +63,7 @@ NAMES = [
     ([SLICE, "~action.fermion", "observables=gauge"], "row 'no_network': an effective action needs"),
     ([SLICE, "integrator=two_scales"], "effective action is one term"),
     ([SLICE, "observables=scalar"], "scalar moments need a real scalar field"),
-    ([EXACT, "observables=su2_staggered"], "condensate.mass takes its value from action.fermion.mass"),
+    ([EXACT, "observables=su2_staggered"], r"(condensate|polyakov)\.\w+ takes its value from action\.fermion\.\w+"),
     ([EXACT, "scan=null", "rows={h: {sampler: hmc}}", "action=phi4", "observables=scalar"],
      r"phi\^4 is a theory of real scalars, got the group SU\(2\)"),
     ([EXACT, "scan=null", "rows={h: {sampler: hmc}}", "group=R"], "gauge group.*R"),

@@ -76,7 +76,7 @@ def without_times(tree):
     """A summary without what the clock says, and without how the run was started."""
     if not isinstance(tree, dict):
         return tree
-    drop = {"seconds", "seconds_per_effective_sample", "config"}
+    drop = {"seconds", "stream_seconds", "seconds_per_effective_sample", "config"}
     return {k: without_times(v) for k, v in tree.items() if k not in drop}
 
 
@@ -161,7 +161,7 @@ def test_kill_minus_nine(tmp_path, finished, monkeypatch, without_plots):
 def test_another_config_is_refused(finished, tmp_path):
     _, folder, _ = finished
     before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")}
-    changes = {"stream.keep": True, "training.loss": "variance", "training.linear": "gradient",
+    changes = {"stream.keep": True, "training.loss": "variance", "training.linear": "gradient", "training.solver": "gradient",
                "resume": str(folder.path), "rows.covnet.effective.masses": [0.7]}
     config = small(tmp_path, **changes)
     with pytest.raises(ResumeError) as caught:
@@ -169,7 +169,7 @@ def test_another_config_is_refused(finished, tmp_path):
     message = str(caught.value)
     assert "training.loss: pairs -> variance" in message
     assert "rows.covnet.effective.masses: [0.6] -> [0.7]" in message
-    assert message.count("->") == 4, "three keys and the headline, nothing else"
+    assert message.count("->") == 5, "four keys and the headline, nothing else"
     assert {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")} == before
 
 
