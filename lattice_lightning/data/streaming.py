@@ -6,7 +6,9 @@ chains stay on the training device.
 """
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -64,9 +66,11 @@ class PairStream:
         source: Callable[[int], Tensor] | None = None,
     ) -> None:
         self.kernel, self.start, self.source = kernel, start, source
-        # kept as long as the stream lives
-        self._temporary = tempfile.TemporaryDirectory(prefix="trajectories_") if folder is None else None
-        self.folder = Path(self._temporary.name if self._temporary else str(folder))
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="trajectories_")
+            # gone with the stream; TemporaryDirectory would warn whenever it is not closed by hand
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.folder = Path(folder)
         self.rng, self.seed = torch.Generator(device), seed
         self.device = torch.device(device)
         self._next = 0

@@ -1,5 +1,7 @@
 """Streams of trajectories: reproducible, resumable, rejected ends included."""
 
+import gc
+
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -204,3 +206,15 @@ def test_resumed_training_sees_what_the_uninterrupted_one_would(tmp_path):
 def test_an_epoch_without_trajectories_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least one trajectory, got 0"):
         TrajectoryData(scalar_stream(tmp_path), trajectories_per_epoch=0)
+
+
+def test_temporary_folder_goes_with_the_stream():
+    """Silently: warnings are errors here, also those of the garbage collector."""
+    kernel = hmc(levels=1)
+    stream = PairStream(kernel, lambda: start(kernel, 2), seed=1)
+    assert stream[0]["start"].shape[0] == 2
+    folder = stream.folder
+    assert folder.is_dir()
+    del stream
+    gc.collect()
+    assert not folder.exists()
