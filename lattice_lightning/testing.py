@@ -41,14 +41,6 @@ def _worst(difference: Tensor, tolerance: float, what: str) -> float:
     return float(per_chain.max())
 
 
-def _links(group: Group, lattice: Lattice, rng: torch.Generator, n_chains: int) -> Tensor:
-    return group.hot(lattice, n_chains, rng)
-
-
-def _rotation(group: Group, lattice: Lattice, rng: torch.Generator, n_chains: int) -> Tensor:
-    return group.haar((n_chains, *lattice.shape), rng)
-
-
 def _distance(group: Group, a: Tensor, b: Tensor) -> Tensor:
     # angles are equal up to 2 pi
     return torch.remainder(a - b + torch.pi, 2 * torch.pi) - torch.pi if group.name == "U(1)" else a - b
@@ -73,8 +65,8 @@ def assert_gauge_covariant(
         >>> assert_gauge_covariant(network.transform, group, lattice, rng) < 1e-10
         True
     """
-    links = _links(group, lattice, rng, n_chains)
-    g = _rotation(group, lattice, rng, n_chains)
+    links = group.hot(lattice, n_chains, rng)
+    g = group.haar((n_chains, *lattice.shape), rng)
     with torch.no_grad():
         left = function(group.transform(links, g, lattice))
         right = group.transform(function(links), g, lattice)
@@ -90,8 +82,8 @@ def assert_gauge_invariant(
     tolerance: float = 1e-9,
 ) -> float:
     """f(U^G) = f(U) for a function of links with one row a chain."""
-    links = _links(group, lattice, rng, n_chains)
-    g = _rotation(group, lattice, rng, n_chains)
+    links = group.hot(lattice, n_chains, rng)
+    g = group.haar((n_chains, *lattice.shape), rng)
     with torch.no_grad():
         difference = function(group.transform(links, g, lattice)) - function(links)
     return _worst(difference.reshape(n_chains, -1), tolerance, "gauge invariance f(U^G) = f(U)")
@@ -124,7 +116,7 @@ def assert_translation_covariant(
     function: LinkFunction, group: Group, lattice: Lattice, rng: torch.Generator, tolerance: float = 1e-10
 ) -> float:
     """f(T U) = T f(U) for steps along every axis."""
-    links, worst = _links(group, lattice, rng, 2), 0.0
+    links, worst = group.hot(lattice, 2, rng), 0.0
     with torch.no_grad():
         for mu in range(lattice.ndim):
             left, right = function(translate(lattice, links, mu)), translate(lattice, function(links), mu)
@@ -142,7 +134,7 @@ def assert_rotation_covariant(
     tolerance: float = 1e-10,
 ) -> float:
     """f(R U) = R f(U) for exchanges of two axes of equal extent and reflections of every axis."""
-    links, d, worst = _links(group, lattice, rng, 2), lattice.ndim, 0.0
+    links, d, worst = group.hot(lattice, 2, rng), lattice.ndim, 0.0
     last = d - 1 if spatial_only else d
     with torch.no_grad():
         for a in range(d):
@@ -166,7 +158,7 @@ def assert_charge_conjugation(
     function: LinkFunction, group: Group, lattice: Lattice, rng: torch.Generator, tolerance: float = 1e-10
 ) -> float:
     """f(U^*) = f(U)^*."""
-    links = _links(group, lattice, rng, 2)
+    links = group.hot(lattice, 2, rng)
 
     def conjugate(field: Tensor) -> Tensor:
         return -field if group.name == "U(1)" else field.conj().resolve_conj()

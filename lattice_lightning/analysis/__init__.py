@@ -7,6 +7,7 @@ from lattice_lightning.analysis.errors import (
     autocorrelation_function,
     estimate,
     exp_minus_dH,
+    format_entry,
     format_error,
     split_rhat,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "doubts",
     "estimate",
     "exp_minus_dH",
+    "format_entry",
     "format_error",
     "judge_pulls",
     "load_summary",

@@ -7,6 +7,7 @@ chains. Both are computed, the larger is quoted, and a result is called reliable
 agree and the chains are long and mixed.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import floor, isfinite, log10, sqrt
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "autocorrelation_function",
     "estimate",
     "exp_minus_dH",
+    "format_entry",
     "format_error",
     "split_rhat",
 ]
@@ -55,6 +57,11 @@ def format_error(value: float | None, error: float | None, digits: int = 1) -> s
         places = max(places, 1) if error < 10 else 0
         return f"{value:.{places}f}({error:.{places}f})"
     return f"{value:.{places}f}({round(error * 10**places)})"
+
+
+def format_entry(entry: Mapping[str, Any] | None) -> str:
+    """``{value, error}`` of a summary as text; empty where there is none."""
+    return format_error(entry["value"], entry["error"]) if entry else ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lattice_lightning.analysis import plots
-from lattice_lightning.analysis.errors import format_error
+from lattice_lightning.analysis.errors import format_entry
 from lattice_lightning.analysis.tables import doubts, rows_of
 
 __all__ = ["write_report"]
@@ -53,10 +53,6 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str]], headline: str 
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _pair(entry: Mapping[str, Any] | None) -> str:
-    return format_error(entry["value"], entry["error"]) if entry else ""
-
-
 def _number(value: float | None, form: str = ".3g") -> str:
     return "-" if value is None else format(value, form)
 
@@ -72,9 +68,9 @@ def _samplers(summary: Mapping[str, Any], headline: str) -> str:
         sampling = row["sampling"]
         lines.append(
             [
-                name, str(row["model"]["n_parameters"]), _pair(sampling["acceptance"]),
-                _pair(sampling["exp_minus_dH"]), _number(sampling["var_dH"]),
-                _pair(held.get("pair_loss")), versus,
+                name, str(row["model"]["n_parameters"]), format_entry(sampling["acceptance"]),
+                format_entry(sampling["exp_minus_dH"]), _number(sampling["var_dH"]),
+                format_entry(held.get("pair_loss")), versus,
             ]
         )
     header = ("row", "parameters", "acceptance", "<exp(-dH)>", "Var(dH)", "held-out pair loss",
@@ -96,7 +92,7 @@ def _observables(summary: Mapping[str, Any], headline: str) -> str:
             sigma = comparison.get("sigma")
             lines.append(
                 [
-                    row_name, _pair(entry) + ("" if entry["reliable"] else " !"),
+                    row_name, format_entry(entry) + ("" if entry["reliable"] else " !"),
                     _number(entry["error_gamma"], ".2g"), _number(entry["error_chains"], ".2g"),
                     _number(entry["tau_int"], ".1f"), _number(entry["rhat"], ".3f"),
                     "" if sigma is None else f"{sigma:+.2f}",

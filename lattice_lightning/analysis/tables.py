@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lattice_lightning.analysis.errors import format_error
+from lattice_lightning.analysis.errors import format_entry
 
 __all__ = ["doubts", "rows_of", "summary_table"]
 
@@ -35,22 +35,18 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         cells = [
             name,
             str(row["model"]["n_parameters"]),
-            _pair(sampling["acceptance"]),
-            _pair(sampling["exp_minus_dH"]),
-            _pair(held) if held else "",
+            format_entry(sampling["acceptance"]),
+            format_entry(sampling["exp_minus_dH"]),
+            format_entry(held),
         ]
         for observable in shown:
             entry = row["observables"][observable]
-            cells.append(_pair(entry) + ("" if entry["reliable"] else " !"))
+            cells.append(format_entry(entry) + ("" if entry["reliable"] else " !"))
         cost = sampling["seconds_per_effective_sample"]
         seconds = cost["without_training"]
         cells.append("-" if seconds is None else f"{seconds:.3g}" + ("" if cost.get("reliable") else " !"))
         table.add_row(*cells)
     return table
-
-
-def _pair(entry: Mapping[str, Any]) -> str:
-    return format_error(entry["value"], entry["error"])
 
 
 def doubts(summary: Mapping[str, Any]) -> list[str]:
@@ -81,8 +77,8 @@ def doubts(summary: Mapping[str, Any]) -> list[str]:
             )
         elif weight["error"] and abs(weight["value"] - 1) > 3.5 * weight["error"]:
             found.append(
-                f"{name}: <exp(-dH)> = {_pair(weight)} is not one: the chain is out of equilibrium, or "
-                "the kernel is wrong."
+                f"{name}: <exp(-dH)> = {format_entry(weight)} is not one: the chain is out of "
+                "equilibrium, or the kernel is wrong."
             )
         if sampling.get("n_failed"):
             found.append(

@@ -24,6 +24,7 @@ from lattice_lightning.actions import Action
 from lattice_lightning.exceptions import ChainError, InputError
 from lattice_lightning.methods.gauss_newton import RecursiveLeastSquares, pair_jacobian
 from lattice_lightning.models import EffectiveAction
+from lattice_lightning.parallel import joined, sum_over_ranks
 from lattice_lightning.samplers import SelfLearningHMC
 
 __all__ = ["ActionRegression", "PairBatch", "fit_linear"]
@@ -109,7 +110,6 @@ class ActionRegression(LightningModule):
                 f"expected 0 < forgetting <= 1 and ridge >= 0, got {forgetting}, {ridge}"
             )
         self.effective, self.loss_kind, self.linear = effective, loss, linear
-        self.given_optimizer = optimizer
         self.make_optimizer = optimizer if needs_optimizer else None
         self.make_scheduler = scheduler
         # DDP waits for a gradient of every parameter that wants one
@@ -189,9 +189,7 @@ class ActionRegression(LightningModule):
 
     def _update_linear(self, features: Tensor, change: Tensor) -> None:
         gram, moment = features @ features.T, features @ change
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(gram)
-            dist.all_reduce(moment)
+        sum_over_ranks(gram, moment)
         self.normal_matrix.mul_(self.forgetting).add_(gram)
         self.normal_moment.mul_(self.forgetting).add_(moment)
         with torch.no_grad():
@@ -249,8 +247,8 @@ def _select(batch: PairBatch, keep: Tensor) -> PairBatch:
 
 
 def _mean_over_ranks(value: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
+    if joined():
         value = value.clone()
-        dist.all_reduce(value)
+        sum_over_ranks(value)
         value /= dist.get_world_size()
     return value

@@ -13,13 +13,13 @@ J needs one backward pass: every chain is given its own copy of the weights, alo
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.func import functional_call
 
 from lattice_lightning.actions import Aux
 from lattice_lightning.exceptions import InputError, LatticeLightningError
 from lattice_lightning.models import EffectiveAction
+from lattice_lightning.parallel import sum_over_ranks
 
 __all__ = ["RecursiveLeastSquares", "pair_jacobian"]
 
@@ -49,11 +49,10 @@ def pair_jacobian(
         (torch.Size([5]), torch.Size([8, 5]))
     """
     n = start.shape[0]
-    names = [name for name, _ in effective.named_parameters() if name != "coefficients"]
     copies = {
         name: parameter.detach().unsqueeze(-1).expand(*parameter.shape, n).clone().requires_grad_()
         for name, parameter in effective.named_parameters()
-        if name in names
+        if name != "coefficients"
     }
     doubled = {name: torch.cat([copy, copy], -1) for name, copy in copies.items()}
     links = effective.space.pack(torch.cat([start, end]))
@@ -100,9 +99,7 @@ class RecursiveLeastSquares:
         """
         square, moment = jacobian @ jacobian.T, jacobian @ residual
         noise = torch.stack([residual.square().sum(), residual.new_tensor(float(residual.numel()))])
-        if dist.is_available() and dist.is_initialized():
-            for tensor in (square, moment, noise):
-                dist.all_reduce(tensor)
+        sum_over_ranks(square, moment, noise)
         normal.mul_(self.forgetting).add_(square)
         scales = self.scales.to(normal)
         free = scales > 0

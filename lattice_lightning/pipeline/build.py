@@ -181,12 +181,14 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
         effective = EffectiveAction(
             system.target, network=network, min_mass=row.get("min_mass"), **effective_config
         )
+        make_optimizer = _factory(training["optimizer"], Optimizer, "params")
+        make_scheduler = _factory(training["scheduler"], LRScheduler, "optimizer")
         method = ActionRegression(
             effective,
             loss=training["loss"],
             linear="fixed" if row.get("train") is False else training["linear"],
-            optimizer=_factory(training["optimizer"], Optimizer, "params"),
-            scheduler=_factory(training["scheduler"], LRScheduler, "optimizer"),
+            optimizer=make_optimizer,
+            scheduler=make_scheduler,
             forgetting=training["forgetting"],
             ridge=training["ridge"],
             solver=training["solver"],
@@ -194,11 +196,10 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
             label=name,
         )
         # a wrong optimizer must not show itself after the stream, nor when the solver changes
-        make, schedule = method.given_optimizer, method.make_scheduler
-        if make is not None:
-            optimizer = make([torch.zeros(1, requires_grad=True)])
-            if schedule is not None:
-                schedule(optimizer)
+        if make_optimizer is not None:
+            optimizer = make_optimizer([torch.zeros(1, requires_grad=True)])
+            if make_scheduler is not None:
+                make_scheduler(optimizer)
     return method.to(system.device)
 
 

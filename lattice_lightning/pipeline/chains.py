@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lattice_lightning.data import Ensemble, PairStream, save_atomically
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.parallel import joined
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.compose import differences
 from lattice_lightning.pipeline.folder import RunFolder
@@ -110,7 +111,7 @@ class Chains:
             if lines:
                 listed = "\n  ".join(lines)
                 raise InputError(f"{path} holds another theory (stored -> this run):\n  {listed}")
-        needed = stream["n_chains"] * (dist.get_world_size() if _joined() else 1)
+        needed = stream["n_chains"] * (dist.get_world_size() if joined() else 1)
         if ensemble.shape[1] < needed:
             raise InputError(
                 f"the ensemble {path} has {ensemble.shape[1]} chains, the run asks for {needed}; lower "
@@ -128,10 +129,6 @@ class Chains:
         chosen = n_train + index % max(held_out, 1) if purpose == "held_out" else index % n_train
         first = self.rank * n_chains
         return self.ensemble[chosen][first : first + n_chains].to(self.system.device)
-
-
-def _joined() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def _theory(config: Mapping[str, Any]) -> dict[str, Any]:

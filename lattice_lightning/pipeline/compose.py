@@ -16,7 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.checks import check_integer
 
-__all__ = ["HOW", "command_of", "compose_config", "config_folder", "differences", "experiments"]
+__all__ = [
+    "HOW", "command_of", "compose_config", "config_folder", "differences", "experiments", "without_how",
+]
 
 #: keys that say how a run is started, not what it computes
 HOW = ("resume", "dry_run", "publish", "output_dir")
@@ -181,6 +183,11 @@ def _overrides(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str
     return parts
 
 
+def without_how(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """What a run computes: its config without the keys that say how it is started."""
+    return {str(key): value for key, value in config.items() if key not in HOW}
+
+
 def command_of(config: Mapping[str, Any]) -> str:
     """The command that repeats a run: its experiment and every key set otherwise.
 
@@ -193,7 +200,7 @@ def command_of(config: Mapping[str, Any]) -> str:
     for _ in range(2):
         default = OmegaConf.to_container(compose_config(parts), resolve=True)
         assert isinstance(default, dict)
-        given, known = ({str(k): v for k, v in c.items() if k not in HOW} for c in (config, default))
+        given, known = without_how(config), without_how(default)
         more = _overrides(given, known)
         parts += more
         if not more:

@@ -9,17 +9,18 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lattice_lightning.analysis import Estimate, estimate
 from lattice_lightning.callbacks import SamplingPlan, SamplingResult, sample_exactly
 from lattice_lightning.data import EnsembleWriter, PairStream
-from lattice_lightning.exceptions import ChainError, InputError
+from lattice_lightning.exceptions import ChainError
 from lattice_lightning.methods import ActionRegression
+from lattice_lightning.parallel import joined
 from lattice_lightning.pipeline.build import System, build_kernel, build_method
 from lattice_lightning.pipeline.chains import Chains
 from lattice_lightning.pipeline.checks import check_numbers
-from lattice_lightning.pipeline.compose import HOW
+from lattice_lightning.pipeline.compose import without_how
 from lattice_lightning.pipeline.fit import Fitted, fit_row
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.processes import check_processes
 from lattice_lightning.pipeline.rows import expand_rows, is_trained
 from lattice_lightning.pipeline.weights import origin, rebuild
 from lattice_lightning.samplers import History, Kernel, SelfLearningHMC
@@ -141,13 +142,7 @@ class Experiment:
         """
         assert self.folder is not None
         kernel, sampling = self.kernels[name], self.config["sampling"]
-        devices = self.config["trainer"]["devices"]
-        if isinstance(devices, int) and devices > 1 and not (dist.is_available() and dist.is_initialized()):
-            raise InputError(
-                f"trainer.devices={devices}, but this process is alone: rows that are trained already, or "
-                "never, start no others. Run it under: python -m torch.distributed.run --standalone "
-                f"--nproc-per-node={devices} train.py ..."
-            )
+        check_processes(self.config["trainer"])
         seed = self.chains.seed("sample", name)
         start = self.chains.row_start(name, list(self.rows).index(name) * self.n_stream // len(self.rows))
         self.reversal_errors[name] = self.check_reversible(name, kernel, start)
@@ -160,10 +155,7 @@ class Experiment:
             writer = EnsembleWriter(
                 self.folder.ensemble(name), tuple(start.shape),
                 sampling["n_steps"] // sampling["save_every"],
-                {
-                    "config": {k: v for k, v in self.config.items() if k not in HOW},
-                    "row": name, "seed": seed,
-                },
+                {"config": without_how(self.config), "row": name, "seed": seed},
                 self.rank,
                 start.dtype,
             )
@@ -197,7 +189,7 @@ class Experiment:
 
 def gather_chains(series: Tensor) -> Tensor:
     """Chains of all ranks, ``[chains, steps]``."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not joined():
         return series
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, series.cpu())
@@ -206,17 +198,12 @@ def gather_chains(series: Tensor) -> Tensor:
 
 def gather_result(result: SamplingResult) -> SamplingResult:
     """A sampling result with the chains of all ranks; seconds of the slowest."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not joined():
         return result
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, (result.history.as_dict(), result.seconds))
-    joined = {
-        name: list(torch.cat([series[name] for series, _ in parts]).unbind(1))
+    series = {
+        name: list(torch.cat([part[name] for part, _ in parts]).unbind(1))
         for name in parts[0][0]
     }
-    return SamplingResult(History(joined), result.state, max(seconds for _, seconds in parts))
-
-
-def loss_estimates(losses: Mapping[str, Tensor]) -> dict[str, Estimate]:
-    """Mean held-out loss of every row with its error."""
-    return {name: estimate(series, f"held-out loss of {name}") for name, series in losses.items()}
+    return SamplingResult(History(series), result.state, max(seconds for _, seconds in parts))

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lattice_lightning.exceptions import InputError, ResumeError
 from lattice_lightning.pipeline.checks import check_name
-from lattice_lightning.pipeline.compose import HOW, differences
+from lattice_lightning.pipeline.compose import differences, without_how
 
 __all__ = ["RunFolder"]
 
@@ -63,7 +63,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml, the resolved config without the keys that say how to start."""
-        kept = {k: v for k, v in config.items() if k not in HOW}
+        kept = without_how(config)
         partial = self.path / "config.yaml.partial"
         partial.write_text(OmegaConf.to_yaml(OmegaConf.create(kept)))
         partial.replace(self.path / "config.yaml")
@@ -81,7 +81,7 @@ class RunFolder:
         Raises:
             ResumeError: listing every key that differs.
         """
-        wanted = {k: v for k, v in config.items() if k not in HOW}
+        wanted = without_how(config)
         if lines := differences(self.read_config(), wanted):
             listed = "\n  ".join(lines)
             raise ResumeError(

@@ -11,7 +11,7 @@ from lattice_lightning.data import EnsembleWriter
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import check_integer, check_numbers
-from lattice_lightning.pipeline.compose import HOW
+from lattice_lightning.pipeline.compose import without_how
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.processes import require_one_process
 from lattice_lightning.pipeline.seeds import derive_seed
@@ -49,7 +49,7 @@ def generate(config: Mapping[str, Any], path: Path, every: int, console: Console
     thermal = ChainCheckpoint(chains / "thermal.pt")
     produced = ChainCheckpoint(chains / "chain.pt", config["sampling"]["checkpoint_every"])
     # how long it is to become is not part of what a configuration is
-    described = {k: v for k, v in config.items() if k not in HOW}
+    described = without_how(config)
     described["sampling"] = {k: v for k, v in config["sampling"].items() if k != "n_steps"}
     provenance = {"config": described, "seed": seed, "row": "hmc", "every": every}
     shape = tuple(start.shape)

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.parallel import joined
 
 __all__ = [
     "broadcast", "check_processes", "is_launched", "launch", "n_nodes", "n_processes", "process_group",
@@ -114,7 +115,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def broadcast(value: Any) -> Any:
     """What rank 0 passes, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not joined():
         return value
     shared = [value]
     dist.broadcast_object_list(shared, src=0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_lightning.analysis import format_error, rows_of
+from lattice_lightning.analysis import format_entry, rows_of
 from lattice_lightning.analysis.plots import observables_figure, overview_figure
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.checks import explained
@@ -57,7 +57,7 @@ def markdown_table(entries: Sequence[Mapping[str, Any]]) -> str:
     if published:
         lines += ["", "Published values:", "", "| row | value | source |", "| --- | --- | --- |"]
         lines += [
-            f"| {e['row']} | {format_error(e['value'], e['error'])} | {e['source']} |" for e in published
+            f"| {e['row']} | {format_entry(e)} | {e['source']} |" for e in published
         ]
     return "\n".join(lines)
 
@@ -73,10 +73,10 @@ def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         sigma = (held.get("against") or {}).get("sigma")
         variance = sampling["var_dH"]
         cells = [
-            entry["row"], str(row["model"]["n_parameters"]), _value(sampling["acceptance"]),
-            "" if variance is None else f"{variance:.2g}", _value(sampling["exp_minus_dH"]),
-            _value(held["pair_loss"]) if held else "", "" if sigma is None else f"{sigma:+.1f} sigma",
-            *[_value(row["observables"][n]) + _mark(row["observables"][n]) for n in names],
+            entry["row"], str(row["model"]["n_parameters"]), format_entry(sampling["acceptance"]),
+            "" if variance is None else f"{variance:.2g}", format_entry(sampling["exp_minus_dH"]),
+            format_entry(held.get("pair_loss")), "" if sigma is None else f"{sigma:+.1f} sigma",
+            *[format_entry(row["observables"][n]) + _mark(row["observables"][n]) for n in names],
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "An exclamation mark: the run itself calls this error not reliable."]
@@ -91,15 +91,12 @@ def _exact_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
                 continue
             sigma = (row["comparison"] or {}).get(name, {}).get("sigma")
             lines.append(
-                f"| {entry['row']} | {name.replace('_', ' ')} | {_value(observable)}{_mark(observable)} | "
-                f"{observable['exact']:.6g} | {'' if sigma is None else f'{sigma:+.2f}'} | "
-                f"{_value(row['sampling']['acceptance'])} |"
+                f"| {entry['row']} | {name.replace('_', ' ')} | "
+                f"{format_entry(observable)}{_mark(observable)} | {observable['exact']:.6g} | "
+                f"{'' if sigma is None else f'{sigma:+.2f}'} | "
+                f"{format_entry(row['sampling']['acceptance'])} |"
             )
     return lines
-
-
-def _value(entry: Mapping[str, Any]) -> str:
-    return format_error(entry["value"], entry["error"])
 
 
 def _mark(entry: Mapping[str, Any]) -> str:
