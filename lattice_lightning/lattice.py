@@ -93,6 +93,10 @@ class Lattice:
         extents = torch.tensor(self.shape, dtype=torch.float64, device=device)
         return 2 * pi * self.coordinates(device).to(extents) / extents.reshape(-1, *[1] * self.ndim)
 
+    def phat_squared(self, device: torch.device | str = "cpu") -> Tensor:
+        """Squared lattice momenta sum_mu 4 sin^2(p_mu / 2), ``[*lattice]``."""
+        return (2 * torch.sin(self.momenta(device) / 2)).square().sum(0)
+
     def require_even(self, why: str) -> None:
         """Refuse odd extents.
 

@@ -2,6 +2,7 @@
 
 from lattice_lightning.actions.base import Action, Aux, GaugeAction, SumAction
 from lattice_lightning.actions.gauge import ImprovedGauge, WilsonGauge
+from lattice_lightning.actions.gaussian import GaussianAction, free_kernel
 from lattice_lightning.actions.scalar import Phi4
 from lattice_lightning.actions.staggered import StaggeredFermion
 
@@ -9,9 +10,11 @@ __all__ = [
     "Action",
     "Aux",
     "GaugeAction",
+    "GaussianAction",
     "ImprovedGauge",
     "Phi4",
     "StaggeredFermion",
     "SumAction",
     "WilsonGauge",
+    "free_kernel",
 ]

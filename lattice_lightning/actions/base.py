@@ -45,6 +45,13 @@ class Action(ABC):
     def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
         """dS/dw_a for U -> exp(i w_a T_a) U (dS/dphi for scalars), at the MD tolerance."""
 
+    def energy(self, field: Tensor) -> Tensor:
+        """S for each chain with its derivatives by the field, ``[batch]``; bosonic actions only.
+
+        What flows train on: unlike :meth:`value` it takes any real dtype and keeps the graph.
+        """
+        return self.value(field, {})
+
     def pop_iterations(self) -> dict[str, Tensor]:
         """Solver iterations for each chain since the last call, by ``md`` and ``accept``."""
         return {}
@@ -111,6 +118,10 @@ class SumAction(Action):
         values = [term.value(field, aux, strict=strict) for term in self.terms.values()]
         return torch.stack(values).sum(0)
 
+    def energy(self, field: Tensor) -> Tensor:
+        """Sum of the energies."""
+        return torch.stack([term.energy(field) for term in self.terms.values()]).sum(0)
+
     def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
         """Sum of the forces."""
         total: Tensor | None = None
@@ -163,6 +174,10 @@ class GaugeAction(Action):
         with torch.no_grad():
             links = self.space.pack(field)
             return self.packed_value(links, aux, tolerance="accept", strict=strict)
+
+    def energy(self, field: Tensor) -> Tensor:
+        """S for each chain, differentiable; pure gauge actions only."""
+        return self.packed_value(self.space.pack(field), {}, tolerance="accept", strict=True)
 
     def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
         """dS/dw_a, ``[batch, mu, *lattice, n_generators]``."""

@@ -80,6 +80,7 @@ class ChainCheckpoint:
         payload = {
             "step": step,
             "field": state.field,
+            "cache": dict(state.cache),
             "rng": [rng.get_state() for rng in rngs],
             "history": history.as_dict(),
         }
@@ -121,7 +122,9 @@ class ChainCheckpoint:
         for rng, saved in zip(rngs, payload["rng"], strict=True):
             rng.set_state(saved.cpu())
         series = {name: list(t.unbind(1)) for name, t in payload["history"].items()}
-        return State(payload["field"]), int(payload["step"]), History(series)
+        # files of earlier versions have no cache
+        state = State(payload["field"], payload.get("cache", {}))
+        return state, int(payload["step"]), History(series)
 
 
 class FailureCount:

@@ -5,6 +5,7 @@ State is what the next step needs, Info only diagnostics. Momenta and auxiliary 
 a step.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,9 +25,16 @@ __all__ = ["Info", "Kernel", "State", "Trajectory", "accept"]
 
 @dataclass(frozen=True)
 class State:
-    """Where the chains are: ``field`` is always the physical field, ``[batch, ...]``."""
+    """Where the chains are.
+
+    Attributes:
+        field: always the physical field, ``[batch, ...]``.
+        cache: what else the kernel's next step needs, ``[batch, ...]`` each by name (a log weight, a
+            latent field); saved and resumed with the chain.
+    """
 
     field: Tensor
+    cache: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
