@@ -17,8 +17,8 @@ __all__ = ["main", "plain_config"]
 USAGE = """usage: lattice-lightning <command> [key=value ...]      (or: python train.py [key=value ...])
 
   train     train experiment=cask_su2 [resume=FOLDER] [dry_run=true] [debug=limit] [trainer=gpu] ...
-  sample    sample checkpoint=FILE [n_steps=60] [n_chains=16] [seed=1] ...: exact sampling from
-            trained weights alone, no config needed
+  sample    sample checkpoint=FILE [n_steps=60] [n_chains=16] [seed=1] [lattice=[16,16]] ...: exact
+            sampling from trained weights alone, no config needed; flows also on another lattice
   generate  generate experiment=NAME ensemble=FOLDER [every=1] ...: HMC configurations of the
             experiment's action, written to a zarr ensemble, resumable
   measure   measure ensemble=FOLDER | file=CONFIGURATION group=SU(2) lattice=[4,4,4,4]
@@ -59,6 +59,7 @@ def _help() -> str:
 
 
 def _train(arguments: list[str], console: Console) -> int:
+    from lattice_lightning.pipeline.points import train_points
     from lattice_lightning.pipeline.processes import is_launched, launch, n_processes
     from lattice_lightning.pipeline.scan import scan
     from lattice_lightning.pipeline.train import check_alone, train
@@ -69,6 +70,8 @@ def _train(arguments: list[str], console: Console) -> int:
     elif n_processes(config["trainer"]) > 1 and not config["dry_run"] and not is_launched():
         check_alone(config)
         return launch(arguments, config["trainer"])
+    elif config.get("points"):
+        train_points(config, console)
     else:
         train(config, console)
     return 0

@@ -19,6 +19,7 @@ from lattice_lightning.analysis.summary import (
     write_summary,
 )
 from lattice_lightning.analysis.tables import doubts, rows_of, summary_table
+from lattice_lightning.analysis.tunnelling import tunnelling_rate
 
 __all__ = [
     "Estimate",
@@ -37,6 +38,7 @@ __all__ = [
     "rows_of",
     "split_rhat",
     "summary_table",
+    "tunnelling_rate",
     "validate_summary",
     "value_error",
     "write_summary",

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lattice_lightning.analysis import plots
 from lattice_lightning.analysis.errors import format_entry
-from lattice_lightning.analysis.tables import doubts, rows_of
+from lattice_lightning.analysis.tables import FLOW_COLUMNS, doubts, flow_cells, has_weights, rows_of
 
 __all__ = ["write_report"]
 
@@ -57,7 +57,66 @@ def _number(value: float | None, form: str = ".3g") -> str:
     return "-" if value is None else format(value, form)
 
 
+def _flows(summary: Mapping[str, Any], headline: str) -> str:
+    """Rows with weights beside the others, a table a point."""
+    points: dict[str, list[list[str]]] = {}
+    parameters = {}
+    for name, row in rows_of(summary):
+        sampling, point = row["sampling"], name.rpartition("/")[0]
+        parameters[point] = row.get("parameters") or {}
+        loss = (row["training"] or {}).get("loss") or {}
+        points.setdefault(point, []).append(
+            [
+                *flow_cells(name, row), _number(loss.get("first"), ".4g"), _number(loss.get("last"), ".4g"),
+                format_entry(sampling.get("acceptance_of_draws")),
+                str((sampling.get("ess") or {}).get("n", "")), str(sampling.get("n_failed_draws", "")),
+                format_entry(sampling.get("tunnelling_rate")), format_entry(sampling.get("ess_target")),
+                _number((sampling.get("step_halving") or {}).get("log_q"), ".2g"),
+            ]
+        )
+    header = (*FLOW_COLUMNS, "loss first", "loss last", "acceptance of draws", "draws", "failed draws",
+              "tunnelling rate", "ESS of HMC's fields", "rms change of log q, steps halved")
+    text = ""
+    for point, lines in points.items():
+        if point:
+            theory = {key: parameters[point].get(key) for key in ("lattice", "group", "action")}
+            text += f"<h3>{escape(point)}</h3><p class=\"muted\">{escape(_short(theory))}</p>"
+        text += _table(header, lines, headline)
+    return text
+
+
+def _short(theory: Mapping[str, Any]) -> str:
+    """Lattice, group and couplings in a line."""
+    couplings = [
+        f"{key} = {value}"
+        for options in (theory["action"] or {}).values()
+        for key, value in (options or {}).items()
+        if key != "_target_" and value is not None
+    ]
+    lattice = "x".join(map(str, theory["lattice"] or []))
+    return f"{theory['group']} on {lattice}; {', '.join(couplings)}"
+
+
+def _judgements(summary: Mapping[str, Any]) -> str:
+    """Pulls of every row against exact values, judged together."""
+    judged = summary.get("judgement")
+    if not judged or "pulls" in judged:
+        # that of a scan, of all its pulls, is printed
+        return ""
+    lines = [
+        [
+            row, str(len(j["pulls"])), f"{j['largest']:.2f}", f"{j['chi2']:.1f}", f"{j['p_value']:.3g}",
+            str(len(j["without_error"])), "agrees" if j["ok"] else "does not agree !",
+        ]
+        for row, j in judged.items()
+    ]
+    header = ("row", "pulls", "largest", "chi^2", "p-value", "values without error", "verdict")
+    return f"<h2>Against exact values, all points together</h2>{_table(header, lines)}"
+
+
 def _samplers(summary: Mapping[str, Any], headline: str) -> str:
+    if has_weights(summary):
+        return _flows(summary, headline)
     lines = []
     for name, row in rows_of(summary):
         held = row.get("held_out") or {}
@@ -80,7 +139,7 @@ def _samplers(summary: Mapping[str, Any], headline: str) -> str:
 
 def _observables(summary: Mapping[str, Any], headline: str) -> str:
     rows = list(rows_of(summary))
-    names = list(rows[0][1]["observables"])
+    names = list(dict.fromkeys(n for _, row in rows for n in row["observables"]))
     parts = []
     for name in names:
         lines = []
@@ -137,6 +196,7 @@ def write_report(
     summary: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     histories: plots.Histories,
+    log_weights: Mapping[str, plots.Array] | None = None,
 ) -> Path:
     """Write the report of a run.
 
@@ -145,6 +205,7 @@ def write_report(
         summary: validated summary.
         metrics: entries of metrics.csv.
         histories: ``{row: {name: [chains, steps]}}``.
+        log_weights: of direct draws, ``{row: [n]}``.
     """
     headline = str(summary.get("row", summary["experiment"]))
     config = summary["config"]
@@ -157,6 +218,11 @@ def write_report(
         for name in ("plaquette", "polyakov_loop_symmetrised", "chiral_condensate",
                      "topological_charge", "magnetisation_squared")
     )
+    integrated = {
+        name: histories[name]
+        for name, row in rows_of(summary)
+        if name in histories and row["sampling"]["exp_minus_dH"]["value"] is not None
+    }
     lattice = "x".join(str(extent) for extent in config.get("lattice", []))
     body = f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <title>{escape(summary["experiment"])}</title><style>{_STYLE}</style>
@@ -169,8 +235,12 @@ lattice_lightning {escape(summary["version"])}</p>
 <p class="muted">Every row: same number of chains and steps, same integrator unless the config says
 otherwise, accepted with the true action. Errors: the larger of Gamma method and chain means.</p>
 {_image(plots.training_figure(metrics, list(histories)),
-        "Training loss (faint: every batch) and acceptance of short exact runs.")}
-{_image(plots.delta_h_figure(histories), "Energy change that the accept step sees.")}
+        "Training loss (faint: every batch) and what short exact runs or direct draws beside it say.")}
+{_image(plots.log_weights_figure(log_weights or {}),
+        "Log weights of direct draws against log Z: a perfect sampler has all of them at zero.")}
+{_image(plots.points_figure(summary), "Quality of every row against the point.")}
+{_image(plots.delta_h_figure(integrated), "Energy change that the accept step sees.")}
+{_judgements(summary)}
 <h2>Observables</h2>
 {_image(plots.observables_figure(summary),
         "Open symbols: error not reliable. Numbers: pull against the reference row. Black: exact.")}

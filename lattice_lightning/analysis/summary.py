@@ -41,6 +41,13 @@ _ROW: dict[str, Any] = {
         },
     },
 }
+#: in rows with importance weights
+_WEIGHTS = {
+    "ess": {**VALUE, "n": int},
+    "log_z": VALUE,
+    "var_log_w": OPTIONAL_NUMBER,
+    "n_failed_draws": int,
+}
 _TRAINING = {
     "steps": int,
     "seconds": NUMBER,
@@ -106,6 +113,10 @@ def _check_row(row: Mapping[str, Any], path: str) -> None:
             raise InputError(f"summary: {f'{path}.{key}'.lstrip('.')} is missing")
     if row["training"] is not None:
         _check(row["training"], _TRAINING, f"{path}.training")
+    if "ess" in row["sampling"]:
+        _check(row["sampling"], _WEIGHTS, f"{path}.sampling")
+    if "tunnelling_rate" in row["sampling"]:
+        _check(row["sampling"]["tunnelling_rate"], VALUE, f"{path}.sampling.tunnelling_rate")
     for name, entry in row["observables"].items():
         _check(entry, _OBSERVABLE, f"{path}.observables.{name}")
     if row["comparison"] is not None:

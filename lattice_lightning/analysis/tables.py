@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from math import hypot
 from typing import Any
 
 from rich.table import Table
 
 from lattice_lightning.analysis.errors import format_entry
 
-__all__ = ["doubts", "rows_of", "summary_table"]
+__all__ = [
+    "FLOW_COLUMNS", "doubts", "flow_cells", "has_weights", "rows_of", "shared_observables", "summary_table",
+]
 
 
 def rows_of(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -17,28 +20,34 @@ def rows_of(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
     yield summary.get("row", summary["experiment"]), summary
 
 
+def has_weights(summary: Mapping[str, Any]) -> bool:
+    """Whether any row has importance weights: a flow, or annealing."""
+    return any(row["sampling"].get("ess") for _, row in rows_of(summary))
+
+
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """Acceptance, cost and observables of every row, for the terminal."""
     rows = list(rows_of(summary))
-    names = [n for n in rows[0][1]["observables"] if all(n in r["observables"] for _, r in rows)]
-    shown = [n for n in names if n not in {"polyakov_loop", "polyakov_loop_x", "polyakov_loop_y",
-                                           "polyakov_loop_z"}]
+    flows = has_weights(summary)
+    shown = [n for n in shared_observables(summary) if n not in {
+        "polyakov_loop", "polyakov_loop_x", "polyakov_loop_y", "polyakov_loop_z"}]
     table = Table(title=f"{summary['experiment']} (! marks an error that is not reliable)")
-    for column in ("row", "parameters", "acceptance", "<exp(-dH)>", "held-out loss"):
+    columns = FLOW_COLUMNS if flows else ("row", "parameters", "acceptance", "<exp(-dH)>", "held-out loss")
+    for column in columns:
         table.add_column(column, no_wrap=True)
     for name in shown:
         table.add_column(name.replace("polyakov_loop", "L").replace("chiral_", ""), no_wrap=True)
     table.add_column("s / eff. sample", no_wrap=True)
     for name, row in rows:
         sampling = row["sampling"]
-        held = (row.get("held_out") or {}).get("pair_loss") or {}
-        cells = [
-            name,
-            str(row["model"]["n_parameters"]),
-            format_entry(sampling["acceptance"]),
-            format_entry(sampling["exp_minus_dH"]),
-            format_entry(held),
-        ]
+        if flows:
+            cells = flow_cells(name, row)
+        else:
+            held = (row.get("held_out") or {}).get("pair_loss") or {}
+            cells = [
+                name, str(row["model"]["n_parameters"]), format_entry(sampling["acceptance"]),
+                format_entry(sampling["exp_minus_dH"]), format_entry(held),
+            ]
         for observable in shown:
             entry = row["observables"][observable]
             cells.append(format_entry(entry) + ("" if entry["reliable"] else " !"))
@@ -47,6 +56,38 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         cells.append("-" if seconds is None else f"{seconds:.3g}" + ("" if cost.get("reliable") else " !"))
         table.add_row(*cells)
     return table
+
+
+FLOW_COLUMNS = ("row", "parameters", "steps", "training s", "ESS", "acceptance", "Var(log w)", "log Z")
+
+
+def flow_cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    """The entries of ``FLOW_COLUMNS`` for one row."""
+    sampling, training = row["sampling"], row["training"]
+    variance = sampling.get("var_log_w")
+    return [
+        name, str(row["model"]["n_parameters"]),
+        "" if training is None else str(training["steps"]),
+        "" if training is None else f"{training['seconds']:.0f}",
+        format_entry(sampling.get("ess")), format_entry(sampling["acceptance"]),
+        "" if variance is None else f"{variance:.3g}", _log_z_cell(sampling.get("log_z")),
+    ]
+
+
+def _log_z_cell(log_z: Mapping[str, Any] | None) -> str:
+    """log Z, with its pull against the exact value or, where rounding is all its error, the difference."""
+    if not log_z or log_z["value"] is None or "exact" not in log_z:
+        return format_entry(log_z)
+    difference, error = log_z["value"] - log_z["exact"], log_z["error"] or 0.0
+    if error < 1e-9:
+        return f"{log_z['value']:.10f} [exact to {abs(difference):.0e}]"
+    return f"{format_entry(log_z)} [{difference / error:+.1f}]"
+
+
+def shared_observables(summary: Mapping[str, Any]) -> list[str]:
+    """Observables that every row has."""
+    rows = list(rows_of(summary))
+    return [n for n in rows[0][1]["observables"] if all(n in r["observables"] for _, r in rows)]
 
 
 def doubts(summary: Mapping[str, Any]) -> list[str]:
@@ -85,13 +126,52 @@ def doubts(summary: Mapping[str, Any]) -> list[str]:
                 f"{name}: {sampling['n_failed']} trajectories ended without a finite dH; "
                 "they were rejected."
             )
+        found += _weights(name, sampling)
         comparison = row["comparison"]
         if comparison and comparison["dof"] and comparison["p_value"] < 0.01:
             found.append(
                 f"{name}: differs from its reference, chi^2 / dof = {comparison['chi2']:.1f} / "
                 f"{comparison['dof']}, p = {comparison['p_value']:.2g}."
             )
+    found += _log_z(summary)
     found += _centre_sectors(summary)
+    return found
+
+
+def _weights(name: str, sampling: Mapping[str, Any]) -> list[str]:
+    """Whether the effective sample size rests on enough draws."""
+    found = []
+    if sampling.get("n_failed_draws"):
+        found.append(
+            f"{name}: {sampling['n_failed_draws']} draws have no finite weight; they count as weight zero."
+        )
+    ess = sampling.get("ess")
+    if ess and (effective := ess["value"] * ess["n"]) < 100:
+        found.append(
+            f"{name}: the effective sample size rests on {effective:.1f} effective draws of {ess['n']}: "
+            "too few for it or log Z to be trusted."
+        )
+    return found
+
+
+def _log_z(summary: Mapping[str, Any]) -> list[str]:
+    """Whether rows of one point, which share their target, agree on log Z."""
+    found = []
+    points: dict[str, list[tuple[str, float, float]]] = {}
+    for name, row in rows_of(summary):
+        log_z, ess = row["sampling"].get("log_z") or {}, row["sampling"].get("ess") or {}
+        # an error from few effective draws is too small to compare with
+        if log_z.get("error") and ess["value"] * ess["n"] >= 100:
+            points.setdefault(name.rpartition("/")[0], []).append((name, log_z["value"], log_z["error"]))
+    for known in points.values():
+        best = min(known, key=lambda k: k[2])
+        for name, value, error in known:
+            sigma = (value - best[1]) / hypot(error, best[2])
+            if name != best[0] and abs(sigma) > 3.5:
+                found.append(
+                    f"{name}: log Z is {abs(sigma):.1f} errors from that of {best[0]}: one of them misses "
+                    "part of the target."
+                )
     return found
 
 

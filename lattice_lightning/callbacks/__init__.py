@@ -6,10 +6,12 @@ from lattice_lightning.callbacks.exact_sampling import (
     SamplingResult,
     sample_exactly,
 )
+from lattice_lightning.callbacks.importance_sampling import ImportanceSampling
 from lattice_lightning.callbacks.metrics_csv import MetricsCsv, read_metrics
 
 __all__ = [
     "ExactSampling",
+    "ImportanceSampling",
     "MetricsCsv",
     "SamplingPlan",
     "SamplingResult",

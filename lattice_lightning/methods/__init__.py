@@ -1,5 +1,31 @@
 """LightningModules: one method each, one model inside."""
 
+from lattice_lightning.methods.action_path import ActionPath, LinearPath, QuarticPath, ScaledPath
 from lattice_lightning.methods.action_regression import ActionRegression, fit_linear
+from lattice_lightning.methods.averaging import WeightAverage
+from lattice_lightning.methods.continuity import ContinuityRegression
+from lattice_lightning.methods.flow_method import FlowMethod, gather_draws, independence_acceptance
+from lattice_lightning.methods.loss_options import Annealing, ForwardKL
+from lattice_lightning.methods.reverse_kl import ReverseKL
+from lattice_lightning.methods.steps import StepIndices, step_generator
+from lattice_lightning.methods.sweep_regression import SweepRegression
 
-__all__ = ["ActionRegression", "fit_linear"]
+__all__ = [
+    "ActionPath",
+    "ActionRegression",
+    "Annealing",
+    "ContinuityRegression",
+    "FlowMethod",
+    "ForwardKL",
+    "LinearPath",
+    "QuarticPath",
+    "ReverseKL",
+    "ScaledPath",
+    "StepIndices",
+    "SweepRegression",
+    "WeightAverage",
+    "fit_linear",
+    "gather_draws",
+    "independence_acceptance",
+    "step_generator",
+]

@@ -10,12 +10,26 @@ from lattice_lightning.metrics.running import (
     EffectiveSampleSize,
     ExpMinusDeltaH,
 )
+from lattice_lightning.metrics.weights import (
+    LogPartitionFunction,
+    VarianceLogWeight,
+    WeightStatistics,
+    ess_from_target,
+    rejection_autocorrelation,
+    weight_statistics,
+)
 
 __all__ = [
     "AcceptanceProbability",
     "EffectiveSampleSize",
     "ExpMinusDeltaH",
+    "LogPartitionFunction",
+    "VarianceLogWeight",
+    "WeightStatistics",
     "acceptance_probability",
     "boltzmann_factor",
     "effective_sample_size",
+    "ess_from_target",
+    "rejection_autocorrelation",
+    "weight_statistics",
 ]

@@ -10,7 +10,7 @@ from lattice_lightning.observables.gauge import (
     plaquette,
     polyakov_loop,
 )
-from lattice_lightning.observables.scalar import ScalarMoments
+from lattice_lightning.observables.scalar import ScalarMoments, ScalarPropagator
 
 __all__ = [
     "ChiralCondensate",
@@ -18,6 +18,7 @@ __all__ = [
     "Plaquette",
     "PolyakovLoops",
     "ScalarMoments",
+    "ScalarPropagator",
     "TopologicalCharge",
     "WilsonLoop",
     "plaquette",

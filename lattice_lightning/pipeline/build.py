@@ -22,9 +22,10 @@ from lattice_lightning.methods import ActionRegression
 from lattice_lightning.models import EffectiveAction, LinkMap
 from lattice_lightning.observables import Observable
 from lattice_lightning.pipeline.checks import explained
+from lattice_lightning.pipeline.rows import merged
 from lattice_lightning.samplers import HMC, Kernel, Level, SelfLearningHMC
 
-__all__ = ["System", "build_kernel", "build_method", "build_system", "instantiate"]
+__all__ = ["System", "build_kernel", "build_method", "build_system", "instantiate", "make_factory"]
 
 #: configs inside checkpoints may name classes of these packages only, so that a file never runs
 #: foreign code
@@ -118,10 +119,9 @@ class System:
         field = links.expand(n_chains, *links.shape[1:]).clone()
         return set_sectors(self.space, self.lattice, field, sectors) if sectors else field
 
-    @property
-    def integrator(self) -> dict[str, Any]:
-        """Keyword arguments of the kernels."""
-        config = self.config["integrator"]
+    def integrator(self, row: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Keyword arguments of the kernels that integrate, with what a row changes in them."""
+        config = merged(self.config["integrator"], (row or {}).get("integrator") or {})
         known = {"trajectory_length", "random_length", "levels"}
         if unknown := set(config) - known:
             raise InputError(f"integrator has no key {sorted(unknown)}; known: {sorted(known)}")
@@ -132,9 +132,9 @@ class System:
                 "levels": [Level(**level) for level in config["levels"]],
             }
 
-    def hmc(self) -> HMC:
+    def hmc(self, row: Mapping[str, Any] | None = None) -> HMC:
         """HMC of the target."""
-        return HMC(self.target, **self.integrator)
+        return HMC(self.target, **self.integrator(row))
 
 
 def build_system(config: Mapping[str, Any], device: torch.device | str = "cpu") -> System:
@@ -142,11 +142,13 @@ def build_system(config: Mapping[str, Any], device: torch.device | str = "cpu") 
     return System(config, device)
 
 
-def _factory(config: Mapping[str, Any] | None, kind: type, argument: str) -> Callable[[Any], Any] | None:
+def make_factory(
+    config: Mapping[str, Any] | None, kind: type, argument: str, **context: Any
+) -> Callable[[Any], Any] | None:
     """A one-argument factory of a config (optimizers from parameters, schedules from optimizers)."""
     if config is None:
         return None
-    return lambda first: instantiate(config, kind, **{argument: first})
+    return lambda first: instantiate(config, kind, **{argument: first}, **context)
 
 
 def build_network(config: Mapping[str, Any], context: Mapping[str, Any]) -> LinkMap:
@@ -181,8 +183,8 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
         effective = EffectiveAction(
             system.target, network=network, min_mass=row.get("min_mass"), **effective_config
         )
-        make_optimizer = _factory(training["optimizer"], Optimizer, "params")
-        make_scheduler = _factory(training["scheduler"], LRScheduler, "optimizer")
+        make_optimizer = make_factory(training["optimizer"], Optimizer, "params")
+        make_scheduler = make_factory(training["scheduler"], LRScheduler, "optimizer")
         method = ActionRegression(
             effective,
             loss=training["loss"],
@@ -195,20 +197,26 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
             weight_scale=training["weight_scale"],
             label=name,
         )
-        # a wrong optimizer must not show itself after the stream, nor when the solver changes
-        if make_optimizer is not None:
-            optimizer = make_optimizer([torch.zeros(1, requires_grad=True)])
-            if make_scheduler is not None:
-                make_scheduler(optimizer)
+        try_factories(make_optimizer, make_scheduler)
     return method.to(system.device)
 
 
+def try_factories(
+    make_optimizer: Callable[[Any], Any] | None, make_scheduler: Callable[[Any], Any] | None
+) -> None:
+    """A wrong optimizer must not show itself after the stream, nor when the solver changes."""
+    if make_optimizer is not None:
+        optimizer = make_optimizer([torch.zeros(1, requires_grad=True)])
+        if make_scheduler is not None:
+            make_scheduler(optimizer)
+
+
 def build_kernel(system: System, row: Mapping[str, Any], method: ActionRegression | None) -> Kernel:
-    """The kernel that samples a row."""
+    """The kernel that samples a row of HMC or self-learning HMC."""
     if row["sampler"] == "hmc":
-        return system.hmc()
+        return system.hmc(row)
     assert method is not None
-    options = system.integrator
+    options = system.integrator()
     levels = options["levels"]
     if len(levels) > 1 or levels[0].terms is not None:
         raise InputError(

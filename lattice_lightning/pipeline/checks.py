@@ -59,6 +59,12 @@ def check_numbers(config: Mapping[str, Any]) -> None:
     ):
         for key in (*positive, *others):
             check_integer(f"{group}.{key}", config[group][key], 1 if key in positive else 0)
+    importance = config.get("importance")
+    if importance is not None:
+        for key in ("n", "batch_size", "n_halving"):
+            check_integer(f"importance.{key}", importance[key], 2)
+        for key, least in (("n", 0), ("every_n_epochs", 1)):
+            check_integer(f"importance.beside_training.{key}", importance["beside_training"][key], least)
     n_steps = config["sampling"]["n_steps"]
     for key in ("measure_every", "save_every"):
         if config["sampling"][key] > n_steps:

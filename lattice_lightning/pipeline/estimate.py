@@ -2,8 +2,10 @@
 
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,7 +15,9 @@ from torch import Tensor
 from lattice_lightning.actions import Aux
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.methods.action_regression import PairBatch
+from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.pipeline.experiment import Experiment
+from lattice_lightning.pipeline.flows import build_proposal, fresh_start
 from lattice_lightning.samplers import SCHEMES, SelfLearningHMC
 
 __all__ = ["Stage", "measure_stages", "print_plan"]
@@ -48,6 +52,77 @@ def _force_evaluations(kernel: SelfLearningHMC) -> int:
 
 def measure_stages(experiment: Experiment) -> list[Stage]:
     """Run one trajectory of HMC, one training step and one force of every row; extrapolate."""
+    stages = _regression_stages(experiment) if experiment.needs_hmc else []
+    names = [n for n, r in experiment.rows.items() if r["sampler"] not in ("hmc", "self_learning_hmc")]
+    flows = [stage for name in names for stage in flow_stages(experiment, name)]
+    # as they come: all training, then draws, then chains
+    order = ("train", "weigh", "sample")
+    return stages + [stage for kind in order for stage in flows if stage.name.startswith(kind)]
+
+
+def flow_stages(experiment: Experiment, name: str) -> list[Stage]:
+    """One training step, one batch of draws, one step of the chains of a row with a flow."""
+    config, device = experiment.config, experiment.system.device
+    row, sampling, size = experiment.rows[name], config["sampling"], experiment.batch_size
+    rng = torch.Generator(device)
+    rng.manual_seed(0)
+    stages = []
+    draw = 0.0
+    if name in experiment.weighted:
+        proposal = build_proposal(experiment.system, row, experiment.flow_model(name), size)
+        n = min(size, config["importance"]["n"])
+        draw = _seconds(lambda: proposal.sample(n, rng), device) / n
+        n = config["importance"]["n"]
+        stages.append(Stage(f"weigh {name}", f"{n} draws", n * draw))
+    if name in experiment.trained:
+        method, beside = experiment.flows[name], config["importance"]["beside_training"]
+        assert isinstance(method, FlowMethod)
+        steps = method.n_epochs * method.steps_per_epoch
+        runs = -(-method.n_epochs // beside["every_n_epochs"]) * beside["n"]
+        seconds = steps * _time_training_step(method, rng) + runs * draw
+        stages.append(Stage(f"train {name}", f"{steps} steps", MARGIN * seconds))
+    kernel = experiment.kernels[name]
+    start = fresh_start(
+        experiment.system, row, experiment.flow_model(name), config["stream"]["n_chains"], seed=0
+    )
+    state = kernel.init(start, rng)
+    per_step = _seconds(lambda: kernel.step(rng, state), device)
+    n = sampling["n_thermalise"] + sampling["n_steps"]
+    return [*stages, Stage(f"sample {name}", f"{n} steps", n * per_step)]
+
+
+def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, after one that warms up if that is short."""
+    for _ in range(2):
+        tic = perf_counter()
+        work()
+        _synchronise(device)
+        seconds = perf_counter() - tic
+        if seconds > 1:
+            break
+    return seconds
+
+
+def _time_training_step(method: FlowMethod, rng: torch.Generator) -> float:
+    """Forward and backward; leaves the module as it was. 0 for a method without such a loss."""
+    loss = getattr(method, "loss", None)
+    if loss is None:
+        return 0.0
+    saved = {k: v.clone() for k, v in method.state_dict().items()}
+
+    def work() -> None:
+        value = loss(rng)
+        value = value[0] if isinstance(value, tuple) else value
+        value.backward()
+
+    seconds = _seconds(work, rng.device)
+    method.load_state_dict(saved)
+    method.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _regression_stages(experiment: Experiment) -> list[Stage]:
+    """Rows of HMC and self-learning HMC, and the stream that these train on."""
     config, device = experiment.config, experiment.system.device
     rng = torch.Generator(device)
     rng.manual_seed(0)
@@ -75,7 +150,8 @@ def measure_stages(experiment: Experiment) -> list[Stage]:
         stages.append(Stage("stream", f"{experiment.n_stream} trajectories", experiment.n_stream * t_hmc))
     if n_held and stream["n_held_out"]:
         stages.append(Stage("held out", f"{n_held} trajectories", n_held * t_hmc))
-    cost = {name: t_hmc for name in experiment.rows}
+    rows = [n for n, r in experiment.rows.items() if r["sampler"] in ("hmc", "self_learning_hmc")]
+    cost = {name: t_hmc for name in rows}
     for name, method in experiment.methods.items():
         kernel = experiment.kernels[name]
         assert isinstance(kernel, SelfLearningHMC)
@@ -93,7 +169,7 @@ def measure_stages(experiment: Experiment) -> list[Stage]:
             stages.append(
                 Stage(f"train {name}", f"{steps} steps", steps * t_step + runs * cost[name])
             )
-    for name in experiment.rows:
+    for name in rows:
         n = sampling["n_thermalise"] + sampling["n_steps"] + 2
         stages.append(Stage(f"sample {name}", f"{n} trajectories", n * cost[name]))
     return stages
@@ -138,7 +214,8 @@ def print_plan(experiment: Experiment, stages: list[Stage], console: Console) ->
     system, config = experiment.system, experiment.config
     field = experiment.start()
     field_mb = field.numel() * field.element_size() / 2**20
-    disk = (experiment.n_stream + config["stream"]["n_held_out"]) * 3.2 * field_mb
+    n_stored = experiment.n_stream + (config["stream"]["n_held_out"] if experiment.methods else 0)
+    disk = n_stored * 3.2 * field_mb
     # Linux counts kilobytes, macOS bytes
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
@@ -148,11 +225,13 @@ def print_plan(experiment: Experiment, stages: list[Stage], console: Console) ->
         f"({field_mb:.1f} MiB); about {disk:.0f} MiB of trajectories on disk; memory in use after "
         f"one step of everything {peak:.0f} MiB"
     )
-    rows = Table("row", "sampler", "effective action", "parameters", "trained")
+    rows = Table("row", "sampler", "model", "parameters", "trained")
     for name, row in experiment.rows.items():
-        method = experiment.methods.get(name)
+        method, flow = experiment.methods.get(name), experiment.flow_model(name)
         count = 0 if method is None else method.effective.n_parameters
         model = "" if method is None else describe(method)
+        if flow is not None:
+            count, model = flow.n_parameters, f"{type(flow.prior).__name__}, {type(flow.flow).__name__}"
         rows.add_row(name, row["sampler"], model, str(count), "yes" if name in experiment.trained else "")
     console.print(rows)
     times = Table("stage", "work", "about")

@@ -1,6 +1,7 @@
 """An experiment: everything that its config describes, built and checked, and its stages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,17 +14,28 @@ from lattice_lightning.callbacks import SamplingPlan, SamplingResult, sample_exa
 from lattice_lightning.data import EnsembleWriter, PairStream
 from lattice_lightning.exceptions import ChainError
 from lattice_lightning.methods import ActionRegression
+from lattice_lightning.methods.flow_method import FlowMethod
+from lattice_lightning.models import ContinuousFlow, FlowModel, step_halving
 from lattice_lightning.parallel import joined
 from lattice_lightning.pipeline.build import System, build_kernel, build_method
 from lattice_lightning.pipeline.chains import Chains
 from lattice_lightning.pipeline.checks import check_numbers
 from lattice_lightning.pipeline.compose import without_how
-from lattice_lightning.pipeline.fit import Fitted, fit_row
+from lattice_lightning.pipeline.exact import known_values
+from lattice_lightning.pipeline.fit import Fitted, fit_flow, fit_row
+from lattice_lightning.pipeline.flows import (
+    build_flow_kernel,
+    build_flow_method,
+    build_model,
+    build_proposal,
+    fresh_start,
+)
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.importance import Draws, draw_weights
 from lattice_lightning.pipeline.processes import check_processes
 from lattice_lightning.pipeline.rows import expand_rows, is_trained
-from lattice_lightning.pipeline.weights import origin, rebuild
-from lattice_lightning.samplers import History, Kernel, SelfLearningHMC
+from lattice_lightning.pipeline.weights import copy_weights, origin, rebuild, rebuild_flow
+from lattice_lightning.samplers import DensityProposal, History, Kernel
 
 __all__ = ["MAX_REVERSAL_ERROR", "Experiment"]
 
@@ -56,24 +68,67 @@ class Experiment:
         self.chains = Chains(self.system, config, folder, rank)
         self.rows = expand_rows(config)
         self.methods: dict[str, ActionRegression] = {}
-        self.kernels: dict[str, Kernel] = {}
+        self.flows: dict[str, FlowMethod | FlowModel] = {}
         for name, row in self.rows.items():
-            method = None
             if row["sampler"] == "self_learning_hmc":
-                if row.get("checkpoint"):
-                    _, method = rebuild(row["checkpoint"], device, self.system, row)
-                else:
-                    method = build_method(self.system, row, name)
-                    method.origin = origin(config, name)
-                self.methods[name] = method
-            self.kernels[name] = build_kernel(self.system, row, method)
+                self.methods[name] = self._regression(name, row)
+            elif row.get("flow") or row.get("checkpoint"):
+                self.flows[name] = self._flow(name, row)
+        # flows are not trained yet: these kernels are for the checks and the plan
+        self.kernels: dict[str, Kernel] = {name: self.kernel(name) for name in self.rows}
         self.reversal_errors: dict[str, float] = {}
+        known_values(config, self.system)
         self.start()
+
+    def _regression(self, name: str, row: Mapping[str, Any]) -> ActionRegression:
+        if row.get("checkpoint"):
+            return rebuild(row["checkpoint"], self.system.device, self.system, row)[1]
+        method = build_method(self.system, row, name)
+        method.origin = origin(self.config, name)
+        return method
+
+    def _flow(self, name: str, row: Mapping[str, Any]) -> FlowMethod | FlowModel:
+        if row.get("checkpoint"):
+            return rebuild_flow(row["checkpoint"], self.system.device, self.system)[1]
+        seeds = (self.chains.seed("model", name), self.chains.seed("train", name))
+        model = build_model(self.system, row, name, seeds[0])
+        if row.get("warm_start"):
+            copy_weights(rebuild_flow(row["warm_start"], "cpu", self.system)[1], model, name)
+        method = build_flow_method(self.system, row, name, model, seeds[1])
+        method.origin = origin(self.config, name)
+        return method
 
     def into(self, folder: RunFolder) -> "Experiment":
         """The experiment, writing to a folder from now on."""
         self.folder = self.chains.folder = folder
         return self
+
+    def flow_model(self, name: str) -> FlowModel | None:
+        """The flow that a row samples with, as it is now; None for rows without."""
+        found = self.flows.get(self.rows[name].get("flow_of") or name)
+        return found.sampling_model() if isinstance(found, FlowMethod) else found
+
+    def kernel(self, name: str) -> Kernel:
+        """The exact kernel of a row."""
+        row = self.rows[name]
+        if row["sampler"] in ("hmc", "self_learning_hmc"):
+            return build_kernel(self.system, row, self.methods.get(name))
+        return build_flow_kernel(self.system, row, self.flow_model(name), self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Draws at a time."""
+        return int(self.config["importance"]["batch_size"]) if self.config.get("importance") else 1024
+
+    @property
+    def weighted(self) -> list[str]:
+        """Rows whose importance weights are measured: annealing, and every flow once."""
+        return [n for n, r in self.rows.items() if n in self.flows or r["sampler"] == "annealed"]
+
+    @property
+    def needs_hmc(self) -> bool:
+        """Whether any row starts from chains that HMC thermalised."""
+        return any(row["sampler"] in ("hmc", "self_learning_hmc") for row in self.rows.values())
 
     @property
     def trained(self) -> list[str]:
@@ -86,7 +141,7 @@ class Experiment:
         asked = [
             r["training"]["epochs"] * r["training"]["trajectories_per_epoch"]
             for n, r in self.rows.items()
-            if n in self.trained
+            if n in self.trained and n in self.methods
         ]
         return min(max(asked, default=0), self.config["stream"]["n_trajectories"])
 
@@ -111,9 +166,14 @@ class Experiment:
 
     # -- stages --------------------------------------------------------------------------------
 
-    def fit(self, name: str, stream: PairStream, loggers: list[Logger] | None = None) -> Fitted:
+    def fit(self, name: str, stream: PairStream | None, loggers: list[Logger] | None = None) -> Fitted:
         """Train one row."""
         assert self.folder is not None
+        if name in self.flows:
+            method = self.flows[name]
+            assert isinstance(method, FlowMethod)
+            return fit_flow(name, method, self.system, self.folder, self.config, loggers)
+        assert stream is not None
         return fit_row(
             name, self.rows[name], self.methods[name], self.system, stream, self.folder,
             self.config, self.thermalised, loggers,
@@ -141,10 +201,10 @@ class Experiment:
             ChainError: when molecular dynamics is not reversible to 1e-4.
         """
         assert self.folder is not None
-        kernel, sampling = self.kernels[name], self.config["sampling"]
+        kernel, sampling = self.kernel(name), self.config["sampling"]
         check_processes(self.config["trainer"])
         seed = self.chains.seed("sample", name)
-        start = self.chains.row_start(name, list(self.rows).index(name) * self.n_stream // len(self.rows))
+        start = self._row_start(name)
         self.reversal_errors[name] = self.check_reversible(name, kernel, start)
         plan = SamplingPlan(
             sampling["n_thermalise"], sampling["n_steps"], sampling["measure_every"],
@@ -170,9 +230,53 @@ class Experiment:
                 writer.close()
         return gather_result(result)
 
+    def _row_start(self, name: str) -> Tensor:
+        row = self.rows[name]
+        if row["sampler"] in ("hmc", "self_learning_hmc"):
+            position = list(self.rows).index(name) * self.n_stream // len(self.rows)
+            return self.chains.row_start(name, position)
+        seed = self.chains.seed("fresh start", name)
+        n_chains = self.config["stream"]["n_chains"]
+        return fresh_start(self.system, row, self.flow_model(name), n_chains, seed)
+
+    def weigh(self, name: str) -> Draws:
+        """Direct draws of a row with their log weights."""
+        assert self.folder is not None
+        proposal = build_proposal(self.system, self.rows[name], self.flow_model(name), self.batch_size)
+        draws = draw_weights(
+            proposal, int(self.config["importance"]["n"]), self.batch_size,
+            self.chains.seed("importance", name), self.system.device,
+            self.folder.importance(name, self.rank), name if self.rank == 0 else None,
+        )
+        return replace(draws, halving=self.halving(name))
+
+    def halving(self, name: str) -> dict[str, Any] | None:
+        """What halving the integration steps of a continuous flow changes; None for other flows."""
+        model, n = self.flow_model(name), int(self.config["importance"]["n_halving"])
+        annealed = self.rows[name]["sampler"] == "annealed"
+        if model is None or annealed or not any(isinstance(m, ContinuousFlow) for m in model.modules()):
+            return None
+        rng = torch.Generator(self.system.device)
+        rng.manual_seed(self.chains.seed("halving", name))
+        with torch.no_grad():
+            found = step_halving(model, n, rng, self.system.target, self.batch_size)
+        return {"n": n, **found._asdict()}
+
+    def target_weights(self, name: str, fields: Iterable[Tensor]) -> Tensor | None:
+        """log w of fields of the target under the flow of a row, ``[chains, fields]``.
+
+        None for rows whose weights a field alone does not determine.
+        """
+        model = self.flow_model(name)
+        if model is None or self.rows[name]["sampler"] == "annealed":
+            return None
+        proposal = DensityProposal(model, self.system.target, self.batch_size)
+        weights = [proposal.log_weight(field.to(self.system.device)).cpu() for field in fields]
+        return torch.stack(weights, 1)
+
     def check_reversible(self, name: str, kernel: Kernel, field: Tensor) -> float:
         """Largest |change of H| after a trajectory forward and back, over all chains."""
-        if not isinstance(kernel, SelfLearningHMC):
+        if not hasattr(kernel, "reversal_error"):
             return 0.0
         rng = torch.Generator(field.device)
         rng.manual_seed(self.chains.seed("reversal", name))

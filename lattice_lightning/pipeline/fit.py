@@ -19,13 +19,17 @@ from lattice_lightning.callbacks import ExactSampling, MetricsCsv, read_metrics
 from lattice_lightning.data import PairStream, TrajectoryData
 from lattice_lightning.exceptions import InputError, ResumeError
 from lattice_lightning.methods import ActionRegression
+from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.processes import n_nodes
+from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.pipeline.weights import load_weights, save_weights
 
-__all__ = ["Fitted", "check_trainer", "fit_row", "quiet_lightning"]
+__all__ = ["Fitted", "check_trainer", "fit_flow", "fit_row", "quiet_lightning"]
+
+Method = ActionRegression | FlowMethod
 
 
 #: of a network's weights and arithmetic; links, solves and the accept step are always in double
@@ -161,24 +165,98 @@ def fit_row(
     Raises:
         ResumeError: when a checkpoint cannot be gone on from.
     """
-    weights, last = folder.weights(name), folder.checkpoint(name)
-    training, trainer_config = row["training"], config["trainer"]
+    weights = folder.weights(name)
     if weights.exists():
-        payload = load_weights(weights)
-        method.load_state_dict(payload["state_dict"])
-        return _fitted(folder, name, payload["origin"])
-    resume = last if last.exists() else None
-    csv = MetricsCsv(folder.metrics, name, _resume_epoch(last) if resume else 0)
+        return _read(name, method, folder)
+    short = config["short_sampling"]
+    sampling = ExactSampling(
+        system.target, start, dict(system.integrator()), short["every_n_epochs"], short["n_trajectories"],
+        seed=config["seed"] + 77_000,
+    )
+    training = row["training"]
     data = TrajectoryData(
         stream, training["trajectories_per_epoch"], config["stream"]["n_trajectories"]
     )
-    options = dict(system.integrator)
-    short = config["short_sampling"]
-    clock = _Clock()
-    sampling = ExactSampling(
-        system.target, start, options, short["every_n_epochs"], short["n_trajectories"],
-        seed=config["seed"] + 77_000,
+    trainer, seconds = _fit(
+        name, method, system, folder, config, training["epochs"], sampling, loggers, data,
+        precision=config["trainer"]["precision"],
+        gradient_clip_val=training["gradient_clip"] if method.automatic_optimization else None,
     )
+    steps = int(trainer.global_step)
+    distinct = min(steps, config["stream"]["n_trajectories"])
+    method.origin = {
+        **method.origin, "steps": steps, "seconds": seconds, "stream_seconds": stream.seconds(distinct),
+    }
+    if trainer.is_global_zero:
+        save_weights(weights, method)
+    return _fitted(folder, name, method.origin)
+
+
+def fit_flow(
+    name: str,
+    method: FlowMethod,
+    system: System,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    loggers: list[Logger] | None = None,
+) -> Fitted:
+    """Train the flow of one row on its own draws, from its last checkpoint where there is one.
+
+    Args:
+        name: row name.
+        method: the module, trained in place.
+        system: what is sampled.
+        folder: of the run.
+        config: the whole plain config.
+        loggers: loggers beside metrics.csv.
+
+    Raises:
+        ResumeError: when a checkpoint cannot be gone on from.
+    """
+    weights = folder.weights(name)
+    if weights.exists():
+        return _read(name, method, folder)
+    from lattice_lightning.callbacks.importance_sampling import ImportanceSampling
+
+    beside = config["importance"]["beside_training"]
+    weighing = ImportanceSampling(
+        n=beside["n"], every_n_epochs=beside["every_n_epochs"],
+        batch_size=config["importance"]["batch_size"], seed=derive_seed(config["seed"], "beside", name),
+    )
+    # 32-true leaves a module as it is: a flow knows the precision of its weights and of its draws
+    trainer, seconds = _fit(
+        name, method, system, folder, config, method.n_epochs, weighing, loggers, precision="32-true"
+    )
+    method.origin = {**method.origin, "steps": int(trainer.global_step), "seconds": seconds}
+    if trainer.is_global_zero:
+        save_weights(weights, method)
+    return _fitted(folder, name, method.origin)
+
+
+def _read(name: str, method: Method, folder: RunFolder) -> Fitted:
+    payload = load_weights(folder.weights(name))
+    method.load_state_dict(payload["state_dict"])
+    method.origin = payload["origin"]
+    return _fitted(folder, name, payload["origin"])
+
+
+def _fit(
+    name: str,
+    method: Method,
+    system: System,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    n_epochs: int,
+    beside: Callback,
+    loggers: list[Logger] | None,
+    data: TrajectoryData | None = None,
+    **options: Any,
+) -> tuple[Trainer, float]:
+    """Fit, resumably at epoch ends; the trainer and the seconds of all sessions."""
+    last, trainer_config = folder.checkpoint(name), config["trainer"]
+    resume = last if last.exists() else None
+    csv = MetricsCsv(folder.metrics, name, _resume_epoch(last) if resume else 0)
+    clock = _Clock()
     saver = ModelCheckpoint(
         last.parent, filename="last", every_n_epochs=1, save_on_train_epoch_end=True,
         enable_version_counter=False,
@@ -190,11 +268,9 @@ def fit_row(
             devices=trainer_config["devices"],
             num_nodes=n_nodes(),
             strategy=trainer_config["strategy"],
-            precision=trainer_config["precision"],
-            max_epochs=training["epochs"],
+            max_epochs=n_epochs,
             logger=[csv, *(loggers or [])],
-            callbacks=[clock, sampling, bar, saver],
-            gradient_clip_val=training["gradient_clip"] if method.automatic_optimization else None,
+            callbacks=[clock, beside, bar, saver],
             inference_mode=False,
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,
@@ -203,20 +279,14 @@ def fit_row(
             log_every_n_steps=1,
             num_sanity_val_steps=0,
             default_root_dir=str(folder.path),
+            **options,
         )
         trainer.fit(method, data, ckpt_path=str(resume) if resume else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     # Lightning moves the module back to the CPU when it tears down
     method.to(system.device)
-    steps, seconds = int(trainer.global_step), clock.seconds
-    distinct = min(steps, config["stream"]["n_trajectories"])
-    method.origin = {
-        **method.origin, "steps": steps, "seconds": seconds, "stream_seconds": stream.seconds(distinct),
-    }
-    if trainer.is_global_zero:
-        save_weights(weights, method)
-    return _fitted(folder, name, method.origin)
+    return trainer, clock.seconds
 
 
 def _is_terminal() -> bool:

@@ -114,6 +114,14 @@ class RunFolder:
         """Chains of one row on one rank."""
         return self.path / "chains" / f"{name}_rank{rank}.pt"
 
+    def importance(self, name: str, rank: int) -> Path:
+        """Log weights of direct draws of one row on one rank."""
+        return self.path / "importance" / f"{name}_rank{rank}.pt"
+
+    def point(self, name: str) -> Path:
+        """Folder of one point of a run at several points."""
+        return self.path / "points" / name
+
     def ensemble(self, name: str) -> Path:
         """Stored ensemble of one row."""
         return self.path / "ensembles" / f"{name}.zarr"

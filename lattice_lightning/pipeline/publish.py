@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lattice_lightning.analysis import format_entry, rows_of
-from lattice_lightning.analysis.plots import observables_figure, overview_figure
+from lattice_lightning.analysis.plots import observables_figure, overview_figure, points_figure
+from lattice_lightning.analysis.tables import FLOW_COLUMNS, flow_cells
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.compose import command_of
@@ -52,7 +53,10 @@ def markdown_table(entries: Sequence[Mapping[str, Any]]) -> str:
     """The table of an experiment's README, from the entries of its results.json."""
     own = [e for e in entries if "summary" in e]
     exact = any("exact" in o for e in own for o in e["summary"]["observables"].values())
-    lines = _exact_lines(own) if exact else _sampler_lines(own)
+    if any(e["summary"]["sampling"].get("ess") for e in own):
+        lines = _flow_lines(own)
+    else:
+        lines = _exact_lines(own) if exact else _sampler_lines(own)
     published = [e for e in entries if "source" in e]
     if published:
         lines += ["", "Published values:", "", "| row | value | source |", "| --- | --- | --- |"]
@@ -80,6 +84,44 @@ def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "An exclamation mark: the run itself calls this error not reliable."]
+
+
+def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a row: training, weights, observables with their pull against HMC or exact values."""
+    first = entries[0]["summary"]["observables"]
+    names = [n for n in first if all(n in e["summary"]["observables"] for e in entries)]
+    charge = "topological_charge" in names
+    head = [*FLOW_COLUMNS, *[n.replace("_", " ") for n in names]]
+    halved = any(e["summary"]["sampling"].get("step_halving") for e in entries)
+    head += ["change of log q, steps halved"] * halved
+    head += ["tau_int(Q)", "tunnelling rate"] * charge + ["s / eff. sample", "with training"]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for entry in entries:
+        row = entry["summary"]
+        sampling, cells = row["sampling"], flow_cells(entry["row"], row)
+        for name in names:
+            observable = row["observables"][name]
+            sigma = ((row["comparison"] or {}).get(name) or {}).get("sigma")
+            pull = "" if sigma is None else f" [{sigma:+.1f}]"
+            cells.append(format_entry(observable) + _mark(observable) + pull)
+        if halved:
+            change = (sampling.get("step_halving") or {}).get("log_q")
+            cells.append("" if change is None else f"{change:.2g}")
+        if charge:
+            tau = row["observables"]["topological_charge"]["tau_int"]
+            cells += ["" if tau is None else f"{tau:.2g}", format_entry(sampling.get("tunnelling_rate"))]
+        cost = sampling["seconds_per_effective_sample"]
+        for key in ("without_training", "with_training"):
+            mark = "" if cost.get("reliable") else " !"
+            cells.append("-" if cost[key] is None else f"{cost[key]:.2g}{mark}")
+        lines.append("| " + " | ".join(cells) + " |")
+    exact = any("exact" in o for o in first.values())
+    against = "the exact value" if exact else "HMC"
+    return [
+        *lines, "",
+        f"In brackets: difference to {against} in its error. An exclamation mark: the run itself calls "
+        "this error not reliable. ESS and log Z from direct draws, acceptance of the chains.",
+    ]
 
 
 def _exact_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,9 +188,14 @@ def publish(target: Path, folder: RunFolder, summary: Mapping[str, Any], config:
     partial.write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
     partial.replace(path)
     _write_table(target / "README.md", markdown_table(entries))
-    overview_figure(summary).savefig(target / "figure.png", dpi=140)
+    figure = points_figure(summary) or overview_figure(summary)
+    figure.savefig(target / "figure.png", dpi=140)
     observables_figure(summary).savefig(target / "observables.png", dpi=140)
-    weights = folder.weights(str(summary.get("row", "")))
+    point, _, row = str(summary.get("row", "")).rpartition("/")
+    place = RunFolder(folder.point(point)) if point else folder
+    # a row may sample with the flow of another
+    row = ((config.get("rows") or {}).get(row) or {}).get("flow_of") or row
+    weights = place.weights(row)
     if weights.exists():
-        shutil.copyfile(weights, target / f"{weights.stem}.pt")
+        shutil.copyfile(weights, target / (f"{row}_{point}.pt" if point else f"{row}.pt"))
     return target

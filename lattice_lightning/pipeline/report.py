@@ -4,10 +4,9 @@ from pathlib import Path
 
 from lattice_lightning.analysis import load_summary
 from lattice_lightning.analysis.report import write_report
-from lattice_lightning.callbacks import read_metrics
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.train import load_histories
+from lattice_lightning.pipeline.outcome import load_histories, load_log_weights, read_all_metrics
 
 __all__ = ["rewrite_report"]
 
@@ -24,5 +23,7 @@ def rewrite_report(path: str | Path) -> Path:
         raise InputError(
             f"{folder.path} has no summary.json yet; finish it with: python train.py resume={folder.path}"
         )
-    metrics = read_metrics(folder.metrics) if folder.metrics.exists() else []
-    return write_report(folder.report, load_summary(folder.summary), metrics, load_histories(histories))
+    return write_report(
+        folder.report, load_summary(folder.summary), read_all_metrics(folder), load_histories(histories),
+        load_log_weights(folder.path / "log_weights.npz"),
+    )

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lattice_lightning.analysis import format_error, judge_pulls, write_summary
-from lattice_lightning.analysis.exact_2d import charge_squared_u1, plaquette_torus
+from lattice_lightning.analysis import format_error, write_summary
 from lattice_lightning.analysis.report import write_report
 from lattice_lightning.callbacks import SamplingPlan, sample_exactly
 from lattice_lightning.exceptions import InputError
@@ -20,11 +19,12 @@ from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import check_integer, check_numbers
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.estimate import clock
+from lattice_lightning.pipeline.exact import exact_values, judgement
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.outcome import save_histories
 from lattice_lightning.pipeline.processes import require_one_process
 from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
-from lattice_lightning.pipeline.train import save_histories
 
 __all__ = ["exact_values", "points", "scan"]
 
@@ -70,15 +70,6 @@ def points(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 "n_steps": entry.get("n_steps", config["sampling"]["n_steps"]),
             }
     return found
-
-
-def exact_values(group: str, beta: float, volume: int) -> dict[str, float]:
-    """Exact torus values of what is measured."""
-    values = {"plaquette": plaquette_torus(group, beta, volume)}
-    if group == "U(1)":
-        values["topological_charge"] = 0.0
-        values["topological_susceptibility"] = charge_squared_u1(beta, volume) / volume
-    return values
 
 
 def _seconds(system: System, field: Tensor) -> float:
@@ -155,24 +146,8 @@ def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
         )
         console.print(f"{name}: {line}", highlight=False)
     summary = summarise(config, device, rows, observables, None)
-    compared = {
-        f"{row} {n}": o
-        for row, estimated in observables.items()
-        for n, o in estimated.items()
-        if o.exact is not None
-    }
-    pulls = {
-        n: (o.value - o.exact) / o.error
-        for n, o in compared.items()
-        if o.exact is not None and o.error
-    }
-    without_error = [n for n in compared if n not in pulls]
-    judged = judge_pulls(pulls.values())
-    ok = judged.ok and not without_error
-    summary["judgement"] = {
-        "pulls": pulls, "without_error": without_error, "chi2": judged.chi2, "dof": judged.dof,
-        "p_value": judged.p_value, "largest": judged.max_abs, "ok": ok,
-    }
+    judged = summary["judgement"] = judgement(observables)
+    pulls, without_error = judged["pulls"], judged["without_error"]
     write_summary(folder.summary, summary)
     save_histories(folder.path / "histories.npz", histories)
     write_report(folder.report, summary, [], histories)
@@ -185,8 +160,8 @@ def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     if without_error:
         console.print(f"{len(without_error)} values have no error and cannot be judged: sample longer")
     console.print(
-        f"largest {judged.max_abs:.2f}, chi^2 {judged.chi2:.1f} of {judged.dof}, p = {judged.p_value:.3f}: "
-        + ("agrees" if ok else "DOES NOT AGREE")
+        f"largest {judged['largest']:.2f}, chi^2 {judged['chi2']:.1f} of {judged['dof']}, "
+        f"p = {judged['p_value']:.3f}: " + ("agrees" if judged["ok"] else "DOES NOT AGREE")
     )
     if config["publish"]:
         console.print(f"published in {publish(Path(config['publish']), folder, summary, config)}")

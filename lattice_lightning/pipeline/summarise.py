@@ -1,6 +1,7 @@
 """From histories to summary.json."""
 
 from collections.abc import Mapping
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -14,13 +15,20 @@ from lattice_lightning.analysis import (
     estimate,
     exp_minus_dH,
     observable_entry,
+    tunnelling_rate,
     value_error,
 )
 from lattice_lightning.callbacks import SamplingResult
 from lattice_lightning.methods import ActionRegression
+from lattice_lightning.metrics.weights import weight_statistics
+from lattice_lightning.models import FlowModel
 from lattice_lightning.pipeline.fit import Fitted
+from lattice_lightning.pipeline.importance import Draws
+from lattice_lightning.samplers import History
 
 __all__ = ["estimates", "held_out_entry", "row_summary", "summarise"]
+
+UNKNOWN = {"value": None, "error": None}
 
 
 def estimates(result: SamplingResult, exact: Mapping[str, float] | None = None) -> dict[str, Estimate]:
@@ -40,9 +48,23 @@ def row_summary(
     observables: Mapping[str, Estimate],
     reversal_error: float | None = None,
     learned: bool = False,
+    flow: FlowModel | None = None,
+    draws: Draws | None = None,
 ) -> dict[str, Any]:
-    """One row of summary.json, without its comparison; ``learned``: here or before, in a checkpoint."""
-    history = result.history
+    """One row of summary.json, without its comparison; ``learned``: here or before, in a checkpoint.
+
+    Args:
+        kernel_name: sampler of the row.
+        method: with its effective action.
+        fitted: what training took; of the row that trained it, where a row samples with its flow.
+        result: of exact sampling.
+        observables: their estimates.
+        reversal_error: of molecular dynamics.
+        learned: whether the parameters were, here or before, in a checkpoint.
+        flow: that the row samples with.
+        draws: direct draws of it.
+    """
+    history, weighs = result.history, kernel_name in ("independence", "alternating", "annealed")
     delta = history["delta_H"]
     finite = delta[torch.isfinite(delta)]
     n_chains, n_steps = history["accepted"].shape
@@ -64,13 +86,8 @@ def row_summary(
         name: float(history[f"iterations_{name}"].mean()) if f"iterations_{name}" in history else None
         for name in ("md", "accept")
     }
-    network = None if method is None else method.effective.network
     return {
-        "model": {
-            "name": "none" if method is None else type(network).__name__ if network else "linear",
-            "n_parameters": method.effective.n_parameters if method is not None and learned else 0,
-            **({} if method is None else {"coefficients": coefficients(method)}),
-        },
+        "model": _model_entry(method, flow, learned),
         "training": fitted.as_dict() if fitted else None,
         "sampling": {
             "kernel": kernel_name,
@@ -78,16 +95,62 @@ def row_summary(
             "n_steps": int(n_steps),
             "seconds": seconds,
             "acceptance": value_error(acceptance(history["accepted"])),
-            "exp_minus_dH": value_error(exp_minus_dH(delta)),
-            "var_dH": float(finite.var()) if finite.numel() > 1 else None,
+            # of an independent draw the weight ratio says nothing that the weights do not say better
+            "exp_minus_dH": UNKNOWN if weighs else value_error(exp_minus_dH(delta)),
+            "var_dH": None if weighs else _variance(finite),
             "n_failed": int(delta.numel() - finite.numel()),
             "n_effective": n_effective,
             "solver_iterations": iterations,
             "reversal_error": reversal_error,
             "seconds_per_effective_sample": cost,
+            **tunnelling(history),
+            **({} if draws is None else weights_entry(draws)),
         },
         "observables": {name: observable_entry(o) for name, o in observables.items()},
     }
+
+
+def _variance(values: Tensor) -> float | None:
+    """Variance, None where it is not a finite number."""
+    variance = float(values.var()) if values.numel() > 1 else inf
+    return variance if isfinite(variance) else None
+
+
+def _model_entry(
+    method: ActionRegression | None, flow: FlowModel | None, learned: bool
+) -> dict[str, Any]:
+    if flow is not None:
+        return {"name": type(flow.flow).__name__, "n_parameters": flow.n_parameters}
+    if method is None:
+        return {"name": "none", "n_parameters": 0}
+    network = method.effective.network
+    return {
+        "name": type(network).__name__ if network else "linear",
+        "n_parameters": method.effective.n_parameters if learned else 0,
+        "coefficients": coefficients(method),
+    }
+
+
+def weights_entry(draws: Draws) -> dict[str, Any]:
+    """What the log weights of direct draws say: ESS, log Z, Var(log w), failures, their seconds."""
+    found = weight_statistics(draws.log_weights).as_dict()
+    acceptance_of_draws, n_failed = found.pop("acceptance"), found.pop("n_failed")
+    variance, ess = found.pop("var_log_w"), found["ess"]
+    effective = (ess["value"] or 0.0) * ess["n"]
+    return {
+        **found, "var_log_w": variance["value"], "var_log_w_error": variance["error"],
+        "acceptance_of_draws": acceptance_of_draws, "n_failed_draws": n_failed,
+        "seconds_draws": draws.seconds,
+        "seconds_per_effective_draw": draws.seconds / effective if effective else None,
+        **({} if draws.halving is None else {"step_halving": draws.halving}),
+    }
+
+
+def tunnelling(history: History) -> dict[str, Any]:
+    """How often the topological charge changes from one measurement to the next, where there is one."""
+    if "topological_charge" not in history or history["topological_charge"].shape[1] < 2:
+        return {}
+    return {"tunnelling_rate": value_error(tunnelling_rate(history["topological_charge"]))}
 
 
 def coefficients(method: ActionRegression) -> dict[str, float]:
@@ -124,7 +187,7 @@ def summarise(
     device: torch.device,
     rows: Mapping[str, dict[str, Any]],
     observables: Mapping[str, Mapping[str, Estimate]],
-    reference: str | None,
+    reference: str | Mapping[str, str | None] | None,
 ) -> dict[str, Any]:
     """The whole summary: the last row on top, the others its baselines.
 
@@ -133,16 +196,18 @@ def summarise(
         device: that the run was on.
         rows: of :func:`row_summary`.
         observables: estimates of every row.
-        reference: row that all are compared with (HMC); None for comparing with exact values.
+        reference: row that all are compared with (HMC), or one for each row; None for comparing with
+            exact values.
     """
     complete = {}
     for name, row in rows.items():
-        if reference is None:
+        other = reference.get(name) if isinstance(reference, Mapping) else reference
+        if other is None:
             comparison: dict[str, Any] | None = compare_exact(observables[name])
-        elif name == reference:
+        elif name == other:
             comparison = None
         else:
-            comparison = compare(observables[name], observables[reference])
+            comparison = compare(observables[name], observables[other])
         complete[name] = {**row, "comparison": comparison}
     *others, headline = complete
     return {

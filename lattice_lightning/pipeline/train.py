@@ -10,26 +10,39 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning.loggers.logger import Logger
 from rich.console import Console
 
 from lattice_lightning.analysis import doubts, summary_table, write_summary
 from lattice_lightning.analysis.report import write_report
-from lattice_lightning.callbacks import SamplingResult, read_metrics
+from lattice_lightning.callbacks import SamplingResult
+from lattice_lightning.data import Ensemble
+from lattice_lightning.metrics import ess_from_target
 from lattice_lightning.pipeline.checks import check_numbers
 from lattice_lightning.pipeline.device import choose_device, process_rank
 from lattice_lightning.pipeline.estimate import clock, measure_stages, print_plan
+from lattice_lightning.pipeline.exact import judge_rows, known_values
 from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.fit import Fitted, check_trainer
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.importance import Draws
+from lattice_lightning.pipeline.outcome import (
+    Outcome,
+    load_histories,
+    read_all_metrics,
+    save_histories,
+    save_log_weights,
+)
 from lattice_lightning.pipeline.processes import broadcast, check_processes, process_group
 from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.rows import is_trained
 from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_summary, summarise
 
-__all__ = ["check_alone", "load_histories", "save_histories", "train"]
+__all__ = [
+    "check", "check_alone", "compute", "load_histories", "print_judgement", "run_folder", "save_histories", "summary_of",
+    "train",
+]
 
 
 def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str, Any]:
@@ -54,7 +67,7 @@ def train(config: Mapping[str, Any], console: Console | None = None) -> dict[str
     with process_group(device):
         checked = Experiment(config, None, device, rank)
         # one folder for all processes
-        folder = RunFolder(broadcast(_folder(config).path if rank == 0 else None))
+        folder = RunFolder(broadcast(run_folder(config).path if rank == 0 else None))
         try:
             return _run(checked, folder, console)
         except KeyboardInterrupt:
@@ -82,14 +95,20 @@ def check_alone(config: Mapping[str, Any]) -> None:
         InputError: for anything in the config that cannot work.
         ResumeError: when the folder to resume belongs to another config.
     """
+    if config.get("points"):
+        from lattice_lightning.pipeline.points import check_points
+
+        check_points(config)
+        return
     check(config)
     # on the CPU: the memory of the GPUs is for the processes
     Experiment(config, None, "cpu")
     if config["resume"]:
-        _folder(config)
+        run_folder(config)
 
 
-def _folder(config: Mapping[str, Any]) -> RunFolder:
+def run_folder(config: Mapping[str, Any]) -> RunFolder:
+    """A new folder, or the one to resume, which must be of the same config."""
     if not config["resume"]:
         return RunFolder.create(config)
     folder = RunFolder.find(config["resume"])
@@ -99,17 +118,54 @@ def _folder(config: Mapping[str, Any]) -> RunFolder:
 
 def _run(experiment: Experiment, folder: RunFolder, console: Console) -> dict[str, Any]:
     config, tic = experiment.config, perf_counter()
-    experiment.into(folder)
     console.print(f"run folder {folder.path}")
-    print_plan(experiment, measure_stages(experiment), console)
+    outcome = compute(experiment, folder, console)
+    if experiment.rank != 0:
+        return {}
+    summary = summary_of(outcome, config, experiment.system.device)
+    write_summary(folder.summary, summary)
+    save_histories(folder.path / "histories.npz", outcome.histories)
+    save_log_weights(folder.path / "log_weights.npz", outcome.log_weights)
+    write_report(
+        folder.report, summary, read_all_metrics(folder), outcome.histories, outcome.log_weights
+    )
+    console.print(summary_table(summary))
+    for doubt in doubts(summary):
+        console.print(f"! {doubt}", highlight=False)
+    print_judgement(summary, console)
+    if config["publish"]:
+        published = publish(Path(config["publish"]), folder, summary, config)
+        console.print(f"published in {published}")
+    console.print(f"done in {clock(perf_counter() - tic)}; report: {folder.report}")
+    return summary
 
+
+def print_judgement(summary: Mapping[str, Any], console: Console) -> None:
+    """One line a row: its pulls against exact values, judged together."""
+    for row, judged in (summary.get("judgement") or {}).items():
+        console.print(
+            f"{row}: {len(judged['pulls'])} pulls against exact values, largest {judged['largest']:.2f}, "
+            f"chi^2 {judged['chi2']:.1f} of {judged['dof']}, p = {judged['p_value']:.3f}, "
+            f"{len(judged['without_error'])} without error: "
+            + ("agrees" if judged["ok"] else "DOES NOT AGREE"),
+            highlight=False,
+        )
+
+
+def compute(experiment: Experiment, folder: RunFolder, console: Console) -> Outcome:
+    """Every stage of an experiment, going on where the folder's last session ended."""
+    config = experiment.config
+    experiment.into(folder)
+    print_plan(experiment, measure_stages(experiment), console)
     timer = _timer(console)
     fitted: dict[str, Fitted] = {}
-    stream = experiment.stream()
-    with timer("thermalise"):
-        experiment.thermalised()
+    if experiment.needs_hmc:
+        with timer("thermalise"):
+            experiment.thermalised()
     # a run that was killed after its training does not need the trajectories again
-    if any(not folder.weights(name).exists() for name in experiment.trained):
+    stream = experiment.stream() if experiment.n_stream else None
+    if any(not folder.weights(name).exists() for name in experiment.trained if name in experiment.methods):
+        assert stream is not None
         with timer("stream"):
             experiment.fill(stream, experiment.n_stream, "streaming HMC")
     for name in experiment.trained:
@@ -122,50 +178,72 @@ def _run(experiment: Experiment, folder: RunFolder, console: Console) -> dict[st
             experiment.thermalised("held_out")
             experiment.fill(held_out, config["stream"]["n_held_out"], "held-out HMC")
             losses = experiment.held_out_losses(held_out)
+    draws: dict[str, Draws] = {}
+    for name in experiment.weighted:
+        with timer(f"weigh {name}"):
+            draws[name] = experiment.weigh(name)
     results: dict[str, SamplingResult] = {}
     for name in experiment.rows:
         with timer(f"sample {name}"):
             results[name] = experiment.sample(name)
-
-    if experiment.rank != 0:
-        return {}
-    summary = _summary(experiment, fitted, losses, results)
-    write_summary(folder.summary, summary)
-    histories = {name: _arrays(result) for name, result in results.items()}
-    save_histories(folder.path / "histories.npz", histories)
-    metrics = read_metrics(folder.metrics) if folder.metrics.exists() else []
-    write_report(folder.report, summary, metrics, histories)
-    if not config["stream"]["keep"]:
+    if experiment.rank == 0 and not config["stream"]["keep"]:
         shutil.rmtree(folder.path / "stream", ignore_errors=True)
-    console.print(summary_table(summary))
-    for doubt in doubts(summary):
-        console.print(f"! {doubt}", highlight=False)
-    if config["publish"]:
-        published = publish(Path(config["publish"]), folder, summary, config)
-        console.print(f"published in {published}")
-    console.print(f"done in {clock(perf_counter() - tic)}; report: {folder.report}")
-    return summary
+    return _outcome(experiment, fitted, losses, draws, results)
 
 
-def _summary(
+def _outcome(
     experiment: Experiment,
     fitted: Mapping[str, Fitted],
     losses: Mapping[str, Any],
+    draws: Mapping[str, Draws],
     results: Mapping[str, SamplingResult],
-) -> dict[str, Any]:
+) -> Outcome:
     rows, observables = {}, {}
+    reference = next((n for n, r in experiment.rows.items() if r["sampler"] == "hmc"), None)
+    exact = known_values(experiment.config, experiment.system)
     for name, row in experiment.rows.items():
-        method = experiment.methods.get(name)
-        observables[name] = estimates(results[name])
-        reversal = experiment.reversal_errors.get(name)
+        observables[name] = estimates(results[name], exact)
+        source = row.get("flow_of") or name
         rows[name] = row_summary(
-            row["sampler"], method, fitted.get(name), results[name], observables[name], reversal,
+            row["sampler"], experiment.methods.get(name), fitted.get(source), results[name],
+            observables[name], experiment.reversal_errors.get(name),
             learned=is_trained(row) or bool(row.get("checkpoint")),
+            flow=experiment.flow_model(name), draws=draws.get(name),
         )
+        if name in draws and reference is not None:
+            rows[name]["sampling"] |= _ess_of_target(experiment, name, reference, results[reference])
+        if "log_z" in exact and "log_z" in rows[name]["sampling"]:
+            rows[name]["sampling"]["log_z"]["exact"] = exact["log_z"]
         if name in losses:
             rows[name]["held_out"] = held_out_entry(name, losses, _baseline(experiment, name))
-    reference = next((n for n, r in experiment.rows.items() if r["sampler"] == "hmc"), None)
-    return summarise(experiment.config, experiment.system.device, rows, observables, reference)
+    return Outcome(
+        rows, observables, {name: _arrays(result) for name, result in results.items()},
+        {name: found.log_weights.numpy() for name, found in draws.items()},
+        None if exact else reference,
+    )
+
+
+def _ess_of_target(
+    experiment: Experiment, name: str, reference: str, result: SamplingResult
+) -> dict[str, Any]:
+    """ESS from fields of HMC, which sees modes that the flow misses: the stored ones, or its last."""
+    assert experiment.folder is not None
+    path = experiment.folder.ensemble(reference)
+    stored = Ensemble(path) if path.exists() else None
+    fields = [result.state.field] if stored is None else [stored[i] for i in range(len(stored))]
+    log_weights = experiment.target_weights(name, fields)
+    if log_weights is None or bool(torch.isnan(log_weights).all()):
+        return {}
+    value, error, n_failed = ess_from_target(log_weights)
+    return {"ess_target": {"value": value, "error": error, "n": log_weights.numel(), "n_failed": n_failed}}
+
+
+def summary_of(outcome: Outcome, config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """summary.json of one experiment."""
+    summary = summarise(config, device, outcome.rows, outcome.observables, outcome.reference)
+    if config.get("exact"):
+        summary["judgement"] = judge_rows(outcome.observables, outcome.rows)
+    return summary
 
 
 def _baseline(experiment: Experiment, name: str) -> str | None:
@@ -180,24 +258,6 @@ def _baseline(experiment: Experiment, name: str) -> str | None:
 
 def _arrays(result: SamplingResult) -> dict[str, Any]:
     return {name: series.numpy() for name, series in result.history.as_dict().items()}
-
-
-def save_histories(path: Path, histories: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write ``{row: {name: [chains, steps]}}`` as histories.npz."""
-    flat = {f"{row}/{name}": a for row, h in histories.items() for name, a in h.items()}
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **flat)
-    partial.replace(path)
-
-
-def load_histories(path: Path) -> dict[str, dict[str, Any]]:
-    """Histories of a run, ``{row: {name: [chains, steps]}}``."""
-    histories: dict[str, dict[str, Any]] = {}
-    with np.load(path) as stored:
-        for key in stored.files:
-            row, _, name = key.partition("/")
-            histories.setdefault(row, {})[name] = stored[key]
-    return histories
 
 
 def _timer(console: Console) -> Any:

@@ -49,6 +49,8 @@ class Trajectory:
         action_end: target action at the end, with the same aux.
         delta_H: what the accept step sees, ``[batch]``.
         iterations: solver iterations for each chain by purpose (``md``, ``accept``).
+        cache_start: what the kernel's state keeps beside the field if the proposal is rejected.
+        cache_end: the same, by the same names, if it is accepted.
     """
 
     start: Tensor
@@ -58,6 +60,8 @@ class Trajectory:
     action_end: Tensor
     delta_H: Tensor
     iterations: Mapping[str, Tensor] = field(default_factory=dict)
+    cache_start: Mapping[str, Tensor] = field(default_factory=dict)
+    cache_end: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,11 @@ def accept(trajectory: Trajectory, rng: torch.Generator) -> tuple[Tensor, Tensor
     delta = trajectory.delta_H
     uniform = torch.rand(delta.shape, generator=rng, dtype=delta.dtype, device=delta.device)
     accepted = torch.isfinite(delta) & (uniform < torch.exp(-delta))
-    mask = accepted.reshape(-1, *[1] * (trajectory.end.ndim - 1))
-    return torch.where(mask, trajectory.end, trajectory.start), accepted
+    return _select(accepted, trajectory.end, trajectory.start), accepted
+
+
+def _select(accepted: Tensor, end: Tensor, start: Tensor) -> Tensor:
+    return torch.where(accepted.reshape(-1, *[1] * (end.ndim - 1)), end, start)
 
 
 class Kernel(ABC):
@@ -126,6 +133,15 @@ class Kernel(ABC):
         Raises:
             InputError: when the field has another layout, or is not on the group.
         """
+        self.check_start(field)
+        return self.at(field.clone())
+
+    def at(self, field: Tensor) -> State:
+        """The state at a field that another kernel made, with what is kept beside it computed anew."""
+        return State(field)
+
+    def check_start(self, field: Tensor) -> None:
+        """Raise InputError unless the field has the kernel's layout and is on the group."""
         self.space.check_field(field, self.lattice)
         defect = self.space.defect(field)
         if not bool((defect <= MAX_DEFECT).all()):
@@ -134,7 +150,6 @@ class Kernel(ABC):
                 f"chain {worst} of the start is not in {self.space.name}: off by "
                 f"{float(defect[worst]):.1e}, allowed {MAX_DEFECT:.0e}; reunitarise it, or check its source"
             )
-        return State(field.clone())
 
     @abstractmethod
     def propose(self, rng: torch.Generator, state: State) -> Trajectory:
@@ -149,4 +164,6 @@ class Kernel(ABC):
         """Accept or reject a trajectory; links are reunitarised here and never inside one."""
         field, accepted = accept(trajectory, rng)
         info = Info(accepted, trajectory.delta_H, trajectory.iterations)
-        return State(self.space.reunitarise(field)), info
+        start = trajectory.cache_start
+        cache = {k: _select(accepted, end, start[k]) for k, end in trajectory.cache_end.items()}
+        return State(self.space.reunitarise(field), cache), info

@@ -6,10 +6,12 @@ from scipy import integrate
 
 from lattice_lightning.analysis.exact_2d import (
     charge_squared_u1,
+    log_z_torus,
     plaquette_su2,
     plaquette_su3,
     plaquette_torus,
     plaquette_u1,
+    wilson_loop_torus,
 )
 from lattice_lightning.exceptions import InputError
 
@@ -79,3 +81,44 @@ def test_torus_chooses_the_group():
     assert plaquette_torus("U(1)", 2.0, 64) == plaquette_u1(2.0, 64)
     with pytest.raises(InputError, match=r"U\(1\), SU\(2\), SU\(3\), got 'SU\(4\)'"):
         plaquette_torus("SU(4)", 1.0, 16)
+
+
+COUPLINGS = [("U(1)", 2.0), ("SU(2)", 2.7), ("SU(3)", 5.0)]
+
+
+@pytest.mark.parametrize(("group", "beta"), COUPLINGS)
+@pytest.mark.parametrize("volume", [4, 16])
+def test_log_z_has_the_plaquette_as_its_derivative(group, beta, volume):
+    h = 1e-4
+    slope = (log_z_torus(group, beta + h, volume) - log_z_torus(group, beta - h, volume)) / (2 * h)
+    assert 1 + slope / volume == pytest.approx(plaquette_torus(group, beta, volume), abs=1e-7)
+    assert log_z_torus(group, 0.0, volume) == pytest.approx(0, abs=1e-12)
+
+
+def test_log_z_by_quadrature():
+    """2x2 torus of U(1): three independent angles, the last plaquette fixed by the others."""
+    x = np.linspace(-np.pi, np.pi, 48, endpoint=False)
+    a, b, c = np.meshgrid(x, x, x)
+    weight = np.exp(1.3 * (np.cos(a) + np.cos(b) + np.cos(c) + np.cos(a + b + c) - 4))
+    assert log_z_torus("U(1)", 1.3, 4) == pytest.approx(np.log(weight.mean()), abs=1e-12)
+
+
+@pytest.mark.parametrize(("group", "beta"), COUPLINGS)
+def test_wilson_loops(group, beta):
+    plaquette = plaquette_torus(group, beta, 16)
+    assert wilson_loop_torus(group, beta, 16, 0) == pytest.approx(1, abs=1e-12)
+    assert wilson_loop_torus(group, beta, 16, 1) == pytest.approx(plaquette, abs=1e-8)
+    law = plaquette_torus(group, beta, INFINITE) ** 6
+    assert wilson_loop_torus(group, beta, INFINITE, 6) == pytest.approx(law, rel=1e-7)
+
+
+def test_abelian_loop_is_that_around_its_complement():
+    inside, outside = (wilson_loop_torus("U(1)", 2.0, 16, a) for a in (5, 11))
+    assert inside == pytest.approx(outside, rel=1e-12)
+
+
+def test_loops_that_are_not_known_are_refused():
+    with pytest.raises(InputError, match="area"):
+        wilson_loop_torus("U(1)", 1.0, 16, 17)
+    with pytest.raises(InputError, match="SU\\(4\\)"):
+        log_z_torus("SU(4)", 1.0, 16)

@@ -61,7 +61,7 @@ CASES = [
     # rows
     ({"rows": None}, "lists no rows"),
     ({"rows.cask.sampled": 1}, r"row 'cask' has no key \['sampled'\]"),
-    ({"rows.cask.sampler": "slhmc"}, "sampler must be one of hmc, self_learning_hmc, got 'slhmc'"),
+    ({"rows.cask.sampler": "slhmc"}, "sampler must be one of hmc, self_learning_hmc, .*got 'slhmc'"),
     ({"rows.cask": None}, "row 'cask' must be like"),
     ({"rows.a/b": {"sampler": "hmc"}}, "the row name 'a/b' cannot be a file name"),
     ({"rows.hmc.effective": {"masses": [0.6]}}, "hmc has no effective action"),
