@@ -36,7 +36,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     for name in shown:
-        table.add_column(name.replace("polyakov_loop", "L").replace("chiral_", ""), no_wrap=True)
+        for long, short in SHORT.items():
+            name = name.replace(long, short)
+        table.add_column(name, no_wrap=True)
     table.add_column("s / eff. sample", no_wrap=True)
     for name, row in rows:
         sampling = row["sampling"]
@@ -58,6 +60,10 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+SHORT = {
+    "polyakov_loop": "L", "chiral_": "", "topological_charge": "Q", "topological_susceptibility": "chi_Q",
+    "wilson_loop": "W", "magnetisation_squared": "V M^2",
+}
 FLOW_COLUMNS = ("row", "parameters", "steps", "training s", "ESS", "acceptance", "Var(log w)", "log Z")
 
 

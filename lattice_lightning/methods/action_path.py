@@ -81,8 +81,14 @@ class ActionPath(ABC):
         """c_k, ``[batch, k]``."""
 
     @abstractmethod
-    def leave(self, node: int, covariance: Tensor) -> Tensor:
-        """The weights ``[k]`` as seen at a node, from the covariance of its columns; on to the next."""
+    def leave(self, node: int, covariance: Tensor, residual: Tensor) -> Tensor:
+        """The weights ``[k]`` as seen at a node; on to the next.
+
+        Args:
+            node: the node.
+            covariance: of its columns, ``[k, k]``.
+            residual: covariance of what no velocity explains of them.
+        """
 
     @abstractmethod
     def weights(self) -> Tensor:
@@ -149,7 +155,7 @@ class LinearPath(ActionPath):
         """S - S_0."""
         return (self.target.value(field, {}) - self.prior.value(field, {})).unsqueeze(1)
 
-    def leave(self, node: int, covariance: Tensor) -> Tensor:
+    def leave(self, node: int, covariance: Tensor, residual: Tensor) -> Tensor:
         """dc/ds."""
         return self.weights()[node]
 
@@ -198,9 +204,12 @@ def _family(lattice: Lattice) -> Tensor:
 class QuarticPath(ActionPath):
     """S_s = 1/(2 V) sum_p K_s(p) |phi(p)|^2 + s^power lam sum phi^4, back from the thermalised target.
 
-    dK_s/ds, in a family of smooth functions of phat^2, is chosen at every node such that the two-point
-    function stays what it is in the target (regression of the quartic term on the quadratic ones). K_0
-    becomes the kernel of the :class:`.GaussianFieldPrior`.
+    dK_s/ds, in a family of smooth functions of phat^2, is chosen at every node such that the velocity can
+    follow: it minimises the variance of dS_s/ds that no velocity explains, plus ``stiffness`` times its
+    variance. The second term alone would keep the two-point function what it is in the target, but
+    noise in this choice at low momenta costs more than the truncation of the velocity: it raised the
+    unexplained variance at L = 32, lam = 4.572 from 0.24 to 1.0. K_0 becomes the kernel of the
+    :class:`.GaussianFieldPrior`.
 
     Args:
         target: phi^4 in the symmetric phase (or a finite volume that HMC tunnels in).
@@ -208,6 +217,7 @@ class QuarticPath(ActionPath):
         mass2: of the momenta, M(p) = 2 (mass2 + phat^2).
         n_steps: leapfrog steps of a trajectory.
         step_size: of leapfrog, where a mode with K = M has frequency 1.
+        stiffness: weight of keeping the two-point function, positive.
 
     Raises:
         InputError: for another target, or options out of range.
@@ -223,11 +233,15 @@ class QuarticPath(ActionPath):
         mass2: float = 0.1,
         n_steps: int = 8,
         step_size: float = 0.12,
+        stiffness: float = 0.03,
     ) -> None:
         if not isinstance(target, Phi4) or target.lam == 0:
             raise InputError(f"a quartic path leads to Phi4 with lam > 0, got {type(target).__name__}")
-        if power < 1 or not mass2 > 0:
-            raise InputError(f"expected power >= 1 and mass2 > 0, got {power}, {mass2}")
+        if power < 1 or not mass2 > 0 or not stiffness > 0:
+            raise InputError(
+                f"expected power >= 1, mass2 > 0 and stiffness > 0, got {power}, {mass2}, {stiffness}"
+            )
+        self.stiffness = float(stiffness)
         self.target, self.power, self.mass2 = target, float(power), float(mass2)
         self.lattice = target.lattice
         self.n_steps, self.step_size = int(n_steps), float(step_size)
@@ -284,13 +298,16 @@ class QuarticPath(ActionPath):
     def _speed(self, node: int) -> float:
         return self.power * float(self.nodes[node]) ** (self.power - 1)
 
-    def leave(self, node: int, covariance: Tensor) -> Tensor:
+    def leave(self, node: int, covariance: Tensor, residual: Tensor) -> Tensor:
         """Weights with K' of this node; K of the next one by extrapolation."""
-        covariance = covariance.detach().to("cpu", torch.float64)
+        covariance, residual = (t.detach().to("cpu", torch.float64) for t in (covariance, residual))
         scale = covariance.diagonal().sqrt()
-        scaled = covariance / scale / scale[:, None]
+        covariance, residual = (t / scale / scale[:, None] for t in (covariance, residual))
+        # the same combination of both, so that where all is explained the two-point function stays
+        joint = residual + self.stiffness * covariance
         eye = torch.eye(len(self.family), dtype=torch.float64)
-        response = torch.linalg.solve(scaled[1:, 1:] + 1e-6 * eye, scaled[1:, 0]) * scale[0] / scale[1:]
+        regular = joint[1:, 1:] + 1e-6 * self.stiffness * eye
+        response = torch.linalg.solve(regular, joint[1:, 0]) * scale[0] / scale[1:]
         slope = -self._speed(node) * response
         self.slopes[node] = slope
         if node > 0:

@@ -162,17 +162,18 @@ class ContinuityRegression(FlowMethod):
         covariance, n = sums.covariance()
         p = self.flow.basis.n_features
         gram, cross, columns = covariance[:p, :p], covariance[:p, p:], covariance[p:, p:]
-        weights = self.path.leave(node, columns).to(columns)
         scale = gram.diagonal().clamp_min(1e-300).sqrt()
         eye = torch.eye(p, dtype=gram.dtype, device=gram.device)
         scaled = gram / scale / scale[:, None] + self.ridge * eye
         solution = torch.linalg.solve(scaled, cross / scale[:, None]) / scale[:, None]
         self.solutions[node] = solution.to(self.solutions)
+        # symmetric, and positive for any ridge
+        unexplained = columns - cross.T @ solution - solution.T @ cross + solution.T @ gram @ solution
+        weights = self.path.leave(node, columns, unexplained).to(columns)
         theta = solution @ weights
         self.flow.coefficients[node] = theta
-        variance = weights @ columns @ weights
-        residual = variance - 2 * theta @ (cross @ weights) + theta @ gram @ theta
-        return {"loss": float(residual) * n / max(n - p - 1, 1), "variance": float(variance)}
+        loss = weights @ unexplained @ weights * (n / max(n - p - 1, 1))
+        return {"loss": float(loss), "variance": float(weights @ columns @ weights)}
 
     # -- Lightning -----------------------------------------------------------------------------
 

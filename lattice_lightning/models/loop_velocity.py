@@ -44,7 +44,8 @@ class LoopVelocity(VelocityBasis):
     """v_a = sum_i theta_i d_a W_i with the potentials of :mod:`.plaquette_potential`.
 
     Gauge covariant, and equivariant under translations, lattice rotations, reflections and charge
-    conjugation. Coefficients do not know the volume.
+    conjugation; a flow along it under reflections of non-abelian links to the order of its integrator,
+    since it moves links from the left. Coefficients do not know the volume.
 
     Args:
         lattice: two-dimensional, extents at least 3.

@@ -18,7 +18,7 @@ from lattice_lightning.methods.action_regression import PairBatch
 from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.flows import build_proposal, fresh_start
-from lattice_lightning.samplers import SCHEMES, SelfLearningHMC
+from lattice_lightning.samplers import SCHEMES, SelfLearningHMC, WeightedProposal
 
 __all__ = ["Stage", "measure_stages", "print_plan"]
 
@@ -67,11 +67,9 @@ def flow_stages(experiment: Experiment, name: str) -> list[Stage]:
     rng = torch.Generator(device)
     rng.manual_seed(0)
     stages = []
-    draw = 0.0
+    proposal = build_proposal(experiment.system, row, experiment.flow_model(name), size)
+    draw = _time_draw(proposal, rng, min(size, config["importance"]["n"]))
     if name in experiment.weighted:
-        proposal = build_proposal(experiment.system, row, experiment.flow_model(name), size)
-        n = min(size, config["importance"]["n"])
-        draw = _seconds(lambda: proposal.sample(n, rng), device) / n
         n = config["importance"]["n"]
         stages.append(Stage(f"weigh {name}", f"{n} draws", n * draw))
     if name in experiment.trained:
@@ -81,14 +79,24 @@ def flow_stages(experiment: Experiment, name: str) -> list[Stage]:
         runs = -(-method.n_epochs // beside["every_n_epochs"]) * beside["n"]
         seconds = steps * _time_training_step(method, rng) + runs * draw
         stages.append(Stage(f"train {name}", f"{steps} steps", MARGIN * seconds))
-    kernel = experiment.kernels[name]
-    start = fresh_start(
-        experiment.system, row, experiment.flow_model(name), config["stream"]["n_chains"], seed=0
-    )
-    state = kernel.init(start, rng)
-    per_step = _seconds(lambda: kernel.step(rng, state), device)
+    n_chains = config["stream"]["n_chains"]
+    per_step = n_chains * draw
+    if row["sampler"] in ("alternating", "latent_hmc"):
+        kernel = experiment.kernels[name]
+        start = fresh_start(experiment.system, row, experiment.flow_model(name), n_chains, seed=0)
+        state = kernel.init(start, rng)
+        per_step = _seconds(lambda: kernel.step(rng, state), device)
     n = sampling["n_thermalise"] + sampling["n_steps"]
     return [*stages, Stage(f"sample {name}", f"{n} steps", n * per_step)]
+
+
+def _time_draw(proposal: WeightedProposal, rng: torch.Generator, n: int) -> float:
+    """Seconds a draw, of a whole batch where that does not take long."""
+    few = min(n, 16)
+    seconds = _seconds(lambda: proposal.sample(few, rng), rng.device)
+    if few < n and seconds * n / few < 5:
+        few, seconds = n, _seconds(lambda: proposal.sample(n, rng), rng.device)
+    return seconds / few
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lattice_lightning.data import Ensemble
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.methods.action_path import ActionPath
 from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.models import Flow, FlowModel, FlowStack, Prior
 from lattice_lightning.pipeline.build import System, instantiate, make_factory, try_factories
@@ -97,6 +98,9 @@ def build_flow_method(
     forward = training.get("forward_kl")
     if isinstance(forward, Mapping) and isinstance(forward.get("fields"), str):
         training["forward_kl"] = {**forward, "fields": Ensemble(forward["fields"])}
+    if isinstance(training.get("path"), Mapping):
+        path = instantiate(training["path"], ActionPath, target=system.target)  # type: ignore[type-abstract]
+        training["path"] = path
     with explained(f"row {name!r}, training"):
         try_factories(make_optimizer, make_scheduler)
     context = {

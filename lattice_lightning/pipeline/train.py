@@ -40,8 +40,8 @@ from lattice_lightning.pipeline.rows import is_trained
 from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_summary, summarise
 
 __all__ = [
-    "check", "check_alone", "compute", "load_histories", "print_judgement", "run_folder", "save_histories", "summary_of",
-    "train",
+    "check", "check_alone", "compute", "load_histories", "print_judgement", "run_folder",
+    "save_histories", "summary_of", "train",
 ]
 
 

@@ -10,6 +10,7 @@ from lattice_lightning.analysis import (
     doubts,
     load_summary,
     observable_entry,
+    summary_table,
     validate_summary,
     value_error,
     write_summary,
@@ -152,6 +153,63 @@ def test_doubts_name_row_and_trouble(summary, path, value, said):
         put(doubtful, prefix + path, value)
         (sentence,) = doubts(doubtful)
         assert sentence.startswith(f"{name}: ") and said in sentence
+
+
+def weights(ess=0.5, n=1000, log_z=(2.0, 0.01)):
+    return {
+        "ess": {"value": ess, "error": 0.01, "n": n}, "log_z": {"value": log_z[0], "error": log_z[1]},
+        "var_log_w": 1.0, "n_failed_draws": 0,
+    }
+
+
+@pytest.mark.parametrize("path", ["ess.n", "ess.error", "log_z", "log_z.value", "var_log_w", "n_failed_draws"])
+def test_missing_entry_of_weights_is_named(summary, path):
+    summary["sampling"].update(weights())
+    validate_summary(summary)
+    put(summary, f"sampling.{path}", KeyError)
+    with pytest.raises(InputError, match=rf"summary: sampling\.{path} is missing"):
+        validate_summary(summary)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({}, None),
+        ({"ess": {"value": 0.5, "error": 0.1, "n": 100}}, "rests on 50.0 effective draws of 100"),
+        ({"n_failed_draws": 2}, "2 draws have no finite weight"),
+        ({"log_z": {"value": 2.1, "error": 0.01}}, "log Z is 7.1 errors from that of hmc"),
+        ({"log_z": {"value": 2.01, "error": 0.01}}, None),
+        ({"log_z": {"value": 9.0, "error": 0.01}, "ess": {"value": 0.05, "error": 0.1, "n": 1000}},
+         "rests on 50.0 effective draws"),
+    ],
+)
+def test_doubts_about_weights(summary, changes, said):
+    summary["baselines"]["hmc"]["sampling"].update(weights())
+    summary["sampling"].update({**weights(), **changes})
+    found = doubts(summary)
+    assert len(found) == (said is not None)
+    assert all(sentence.startswith("test: ") and said in sentence for sentence in found)
+
+
+def test_rows_of_other_points_have_another_partition_function(summary):
+    summary["baselines"] = {"A/flow": row()}
+    summary["baselines"]["A/flow"]["sampling"].update(weights())
+    summary.update(row="B/flow")
+    summary["sampling"].update(weights(log_z=(9.0, 0.01)))
+    assert doubts(summary) == []
+
+
+def test_columns_of_flows(summary):
+    summary["sampling"].update(weights())
+    table = summary_table(summary)
+    assert [column.header for column in table.columns][4:8] == ["ESS", "acceptance", "Var(log w)", "log Z"]
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["ESS"] == ["", "0.50(1)"]
+    assert cells["log Z"] == ["", "2.00(1)"]
+    summary["sampling"]["log_z"]["exact"] = 1.98
+    assert list(summary_table(summary).columns[7].cells)[1] == "2.00(1) [+2.0]"
+    summary["sampling"]["log_z"].update(value=1.98 + 1e-12, error=1e-13)
+    assert "[exact to 1e-12]" in list(summary_table(summary).columns[7].cells)[1]
 
 
 @pytest.mark.parametrize("loop_x, found", [(-0.84, 0), (+0.84, 1)])

@@ -128,3 +128,22 @@ def test_layers_and_their_seed():
 
 def torch_state(model):
     return {key: tensor.tolist() for key, tensor in model.state_dict().items()}
+
+
+def test_a_method_in_closed_form():
+    """Regression of a continuous flow, with a path of actions from config."""
+    training = {"_target_": "lattice_lightning.methods.ContinuityRegression", "n_chains": 4, "path": {
+        "_target_": "lattice_lightning.methods.ScaledPath", "power": 2.0}}
+    config = changed(composed(FLOW), {
+        "lattice": [4, 4], "group": "U(1)", "action": GAUGE, "observables": PLAQUETTE, "exact": "torus",
+        "rows": {"loops": {
+            "sampler": "independence", "prior": {"_target_": f"{MODELS}.HaarPrior"},
+            "flow": {"_target_": f"{MODELS}.ContinuousFlow", "n_nodes": 3, "basis": {
+                "_target_": f"{MODELS}.LoopVelocity", "degree": 1, "pair_degree": 0}},
+            "training": training,
+        }},
+    })
+    experiment = Experiment(config, None)
+    method = experiment.flows["loops"]
+    assert method.path.power == 2.0 and method.path.target is experiment.system.target
+    assert experiment.trained == ["loops"]
