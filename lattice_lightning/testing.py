@@ -32,7 +32,7 @@ LinkFunction = Callable[[Tensor], Tensor]
 
 
 def _worst(difference: Tensor, tolerance: float, what: str) -> float:
-    per_chain = difference.abs().flatten(1).amax(1)
+    per_chain = difference.detach().abs().flatten(1).amax(1)
     if not bool((per_chain <= tolerance).all()):
         chain = int(per_chain.argmax())
         raise AssertionError(

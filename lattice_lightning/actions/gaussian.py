@@ -24,6 +24,7 @@ class GaussianAction(Action):
     Args:
         lattice: the lattice.
         kernel: K(p) > 0 with K(p) = K(-p), ``[*lattice]``, momenta as of ``torch.fft.fftn``.
+        space: the real line; of several components, each has this action.
 
     Raises:
         InputError: for a kernel of another shape, or one that is not positive and even.
@@ -35,7 +36,7 @@ class GaussianAction(Action):
         tensor([16.], dtype=torch.float64)
     """
 
-    def __init__(self, lattice: Lattice, kernel: Tensor) -> None:
+    def __init__(self, lattice: Lattice, kernel: Tensor, space: RealLine | None = None) -> None:
         if tuple(kernel.shape) != lattice.shape or not bool((kernel > 0).all()):
             raise InputError(
                 f"the kernel of a Gaussian field must be positive and of shape {lattice.shape}, got shape "
@@ -45,22 +46,29 @@ class GaussianAction(Action):
         mirrored = torch.roll(torch.flip(kernel, axes), [1] * lattice.ndim, axes)
         if not torch.allclose(mirrored, kernel, rtol=1e-8):
             raise InputError("the kernel of a real Gaussian field must have K(p) = K(-p)")
-        self.lattice, self.space, self.kernel = lattice, RealLine(), kernel
+        real = space or RealLine()
+        self.lattice, self.space, self.kernel = lattice, real, kernel
+        self.n_components = real.n_components or 1
 
     def value(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
         """S for each chain, ``[batch]``."""
         axes = tuple(range(1, 1 + self.lattice.ndim))
         modes = torch.fft.fftn(field, dim=axes)
-        kernel = self.kernel.to(field)
+        kernel = self._like(field)
         density = kernel * (modes.real.square() + modes.imag.square())
         return density.flatten(1).sum(1) / (2 * self.lattice.volume)
 
     def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
         """dS/dphi = K phi, the field's shape."""
         axes = tuple(range(1, 1 + self.lattice.ndim))
-        return torch.fft.ifftn(self.kernel.to(field) * torch.fft.fftn(field, dim=axes), dim=axes).real
+        return torch.fft.ifftn(self._like(field) * torch.fft.fftn(field, dim=axes), dim=axes).real
+
+    def _like(self, field: Tensor) -> Tensor:
+        kernel = self.kernel.to(field)
+        return kernel if field.ndim == self.lattice.ndim + 1 else kernel.unsqueeze(-1)
 
     @property
     def log_z(self) -> float:
         """log of the partition function, (V log 2 pi - sum_p log K) / 2."""
-        return 0.5 * (self.lattice.volume * log(2 * pi) - float(self.kernel.log().sum()))
+        one = 0.5 * (self.lattice.volume * log(2 * pi) - float(self.kernel.log().sum()))
+        return one * self.n_components

@@ -13,7 +13,7 @@ __all__ = ["SU2", "SUN", "U1", "FieldSpace", "Group", "RealLine", "from_name", "
 
 
 def from_name(name: str) -> FieldSpace:
-    """The space of a name like ``U(1)``, ``SU(2)``, ``SU(5)`` or ``R``.
+    """The space of a name like ``U(1)``, ``SU(2)``, ``SU(5)``, ``R`` or ``R^3``.
 
     Raises:
         InputError: when no space has that name.
@@ -30,8 +30,10 @@ def from_name(name: str) -> FieldSpace:
         return SU2()
     if key in {"R", "REAL"}:
         return RealLine()
+    if key.startswith("R^") and key[2:].isdigit():
+        return RealLine(int(key[2:]))
     if key.startswith("SU") and key[2:].isdigit():
         return SUN(int(key[2:]))
     near = get_close_matches(name, ["U(1)", "SU(2)", "SU(3)", "R"], n=1, cutoff=0.3)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise InputError(f"unknown group {name!r}: expected U(1), SU(N) or R{hint}")
+    raise InputError(f"unknown group {name!r}: expected U(1), SU(N), R or R^N{hint}")

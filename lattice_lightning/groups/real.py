@@ -24,7 +24,10 @@ class RealLine(FieldSpace):
     name = "R"
 
     def __init__(self, n_components: int | None = None) -> None:
+        if n_components is not None and n_components < 1:
+            raise InputError(f"a scalar field has at least one component, got n_components={n_components}")
         self.n_components = n_components
+        self.name = "R" if n_components is None else f"R^{n_components}"
 
     def _shape(self, lattice: Lattice, n_chains: int) -> tuple[int, ...]:
         tail = () if self.n_components is None else (self.n_components,)

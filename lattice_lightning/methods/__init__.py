@@ -4,7 +4,7 @@ from lattice_lightning.methods.action_path import ActionPath, LinearPath, Quarti
 from lattice_lightning.methods.action_regression import ActionRegression, fit_linear
 from lattice_lightning.methods.averaging import WeightAverage
 from lattice_lightning.methods.continuity import ContinuityRegression
-from lattice_lightning.methods.flow_method import FlowMethod, gather_draws, independence_acceptance
+from lattice_lightning.methods.flow_method import FlowMethod, gather_draws
 from lattice_lightning.methods.loss_options import Annealing, ForwardKL
 from lattice_lightning.methods.reverse_kl import ReverseKL
 from lattice_lightning.methods.steps import StepIndices, step_generator
@@ -26,6 +26,5 @@ __all__ = [
     "WeightAverage",
     "fit_linear",
     "gather_draws",
-    "independence_acceptance",
     "step_generator",
 ]

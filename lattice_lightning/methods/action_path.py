@@ -48,12 +48,12 @@ class ActionPath(ABC):
 
     Attributes:
         target: S_1.
-        upwards: whether nodes are visited from s = 0 to 1, or back.
+        visits: the nodes in the order in which they are visited; what is fitted last counts.
         n_columns: number of columns.
     """
 
     target: Action
-    upwards: bool
+    visits: list[int]
     n_columns: int
 
     @abstractmethod
@@ -118,7 +118,7 @@ class LinearPath(ActionPath):
         InputError: for pseudofermions, or an exponent below one.
     """
 
-    upwards, n_columns = True, 1
+    n_columns = 1
 
     def __init__(
         self, target: Action, prior: Action, power: float = 1.0, hmc: Mapping[str, Any] | None = None
@@ -133,6 +133,7 @@ class LinearPath(ActionPath):
     def begin(self, n_nodes: int, model: FlowModel) -> None:
         """Start over."""
         self.nodes, self._model = torch.linspace(0, 1, n_nodes, dtype=torch.float64), model
+        self.visits = list(range(n_nodes))
 
     def start(self, n_chains: int, rng: torch.Generator) -> Tensor:
         """Draws of the prior."""
@@ -223,7 +224,6 @@ class QuarticPath(ActionPath):
         InputError: for another target, or options out of range.
     """
 
-    upwards = False
     target: Phi4
 
     def __init__(
@@ -245,7 +245,7 @@ class QuarticPath(ActionPath):
         self.target, self.power, self.mass2 = target, float(power), float(mass2)
         self.lattice = target.lattice
         self.n_steps, self.step_size = int(n_steps), float(step_size)
-        self.shifts, self.slopes = torch.zeros(0), torch.zeros(0)
+        self.shifts, self.responses = torch.zeros(0), torch.zeros(0)
         self.kernel_one, self.family = free_kernel(self.lattice, target.m2), _family(self.lattice)
         self.n_columns = 1 + len(self.family)
         self.mass = free_kernel(self.lattice, self.mass2)
@@ -260,7 +260,10 @@ class QuarticPath(ActionPath):
             raise InputError(f"a quartic path needs at least 3 nodes, got {n_nodes}")
         self.nodes = torch.linspace(0, 1, n_nodes, dtype=torch.float64)
         self.shifts = torch.zeros(n_nodes, len(self.family), dtype=torch.float64)
-        self.slopes = torch.zeros_like(self.shifts)
+        self.responses = torch.zeros_like(self.shifts)
+        # the second node once more, with K where the slopes at both ends of the first step lead
+        self.visits = [n_nodes - 1, *range(n_nodes - 2, -1, -1)]
+        self.visits.insert(1, n_nodes - 2)
 
     def start(self, n_chains: int, rng: torch.Generator) -> Tensor:
         """A free field."""
@@ -295,9 +298,6 @@ class QuarticPath(ActionPath):
         quartic = self.target.lam * field.square().square().flatten(1).sum(1, keepdim=True)
         return torch.cat([quartic, quadratic], 1)
 
-    def _speed(self, node: int) -> float:
-        return self.power * float(self.nodes[node]) ** (self.power - 1)
-
     def leave(self, node: int, covariance: Tensor, residual: Tensor) -> Tensor:
         """Weights with K' of this node; K of the next one by extrapolation."""
         covariance, residual = (t.detach().to("cpu", torch.float64) for t in (covariance, residual))
@@ -308,14 +308,21 @@ class QuarticPath(ActionPath):
         eye = torch.eye(len(self.family), dtype=torch.float64)
         regular = joint[1:, 1:] + 1e-6 * self.stiffness * eye
         response = torch.linalg.solve(regular, joint[1:, 0]) * scale[0] / scale[1:]
-        slope = -self._speed(node) * response
-        self.slopes[node] = slope
-        if node > 0:
-            h = 1 / (len(self.nodes) - 1)
-            last = node == len(self.nodes) - 1
-            mean = slope if last else 1.5 * slope - 0.5 * self.slopes[node + 1]
-            self.shifts[node - 1] = self.shifts[node] - h * mean
-        return torch.cat([slope.new_tensor([self._speed(node)]), slope])
+        first_time, last = not bool(self.responses[node].any()), len(self.nodes) - 1
+        self.responses[node] = -response
+        time = self.nodes**self.power
+        if node == last - 1 and first_time:
+            mean = 0.5 * (self.responses[last] + self.responses[node])
+            self.shifts[node] = self.shifts[last] - (time[last] - time[node]) * mean
+        elif node > 0:
+            # in s^power, in which K changes nearly evenly: Euler, then Adams and Bashforth
+            step, mean = time[node] - time[node - 1], self.responses[node]
+            if node < last:
+                bend = (self.responses[node] - self.responses[node + 1]) / (time[node + 1] - time[node])
+                mean = mean + 0.5 * step * bend
+            self.shifts[node - 1] = self.shifts[node] - step * mean
+        speed = self.power * self.nodes[node] ** (self.power - 1)
+        return speed * torch.cat([torch.ones(1, dtype=torch.float64), -response])
 
     def weights(self) -> Tensor:
         """Coupling and kernel of the path as it was walked, differentiated by s."""
@@ -329,8 +336,8 @@ class QuarticPath(ActionPath):
 
     def state(self) -> dict[str, Tensor]:
         """Kernels so far."""
-        return {"shifts": self.shifts, "slopes": self.slopes}
+        return {"shifts": self.shifts, "responses": self.responses}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up kernels."""
-        self.shifts, self.slopes = state["shifts"].clone(), state["slopes"].clone()
+        self.shifts, self.responses = state["shifts"].clone(), state["responses"].clone()

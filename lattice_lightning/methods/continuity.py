@@ -37,7 +37,8 @@ class ContinuityRegression(FlowMethod):
     """Fits the coefficients of a :class:`.ContinuousFlow`, one node a step.
 
     Logs ``loss`` (residual variance of dS_s/ds, corrected for the fitted degrees of freedom),
-    ``variance`` (before the fit), ``acceptance`` of HMC along the path and ``node``.
+    ``variance`` (before the fit), ``acceptance`` of HMC along the path and ``node``; with the last node
+    ``rate``, the mean loss over all nodes for the path as it turned out.
 
     Args:
         model: with a :class:`.ContinuousFlow` and a prior that the path starts from; fitted in place.
@@ -59,7 +60,7 @@ class ContinuityRegression(FlowMethod):
 
     Example:
         ``Trainer(max_epochs=method.n_epochs, inference_mode=False).fit(method)``, or without Lightning
-        ``for k in range(method.n_nodes): method.fit_node(k)``
+        ``for k in range(method.n_visits): method.fit_node(k)``
     """
 
     def __init__(
@@ -81,15 +82,16 @@ class ContinuityRegression(FlowMethod):
             kind = type(model.flow).__name__
             raise InputError(f"continuity regression fits a ContinuousFlow, got {kind}")
         n_nodes = model.flow.n_nodes
-        steps = -(-n_nodes // max(1, n_epochs))
-        super().__init__(model, target, n_epochs, steps, _idle, seed=seed, label=label)
-        self.automatic_optimization = False
-        self.flow, self.n_nodes = model.flow, n_nodes
         if path is None:
             path = ScaledPath(target) if isinstance(target.space, Group) else QuarticPath(target)
-        self.path = path if isinstance(path, ActionPath) else path(target)
-        if self.path.target is not target:
+        path = path if isinstance(path, ActionPath) else path(target)
+        if path.target is not target:
             raise InputError("the path leads to another target than the method's")
+        path.begin(n_nodes, model)
+        steps = -(-len(path.visits) // max(1, n_epochs))
+        super().__init__(model, target, n_epochs, steps, _idle, seed=seed, label=label)
+        self.automatic_optimization = False
+        self.flow, self.path = model.flow, path
         counts = {"n_chains": n_chains, "n_measure": n_measure, "separation": separation}
         if min(counts.values()) < 1 or min(n_relax, n_thermalise) < 0 or ridge < 0:
             raise InputError(
@@ -104,16 +106,22 @@ class ContinuityRegression(FlowMethod):
             )
         self.n_chains, self.n_measure, self.separation = int(n_chains), int(n_measure), int(separation)
         self.n_relax, self.n_thermalise, self.ridge = int(n_relax), int(n_thermalise), float(ridge)
-        self.path.begin(n_nodes, model)
         self.chains: Tensor | None = None
-        self.solutions = torch.zeros(n_nodes, p, self.path.n_columns, dtype=torch.float64)
+        k = self.path.n_columns
+        self.solutions = torch.zeros(n_nodes, p, k, dtype=torch.float64)
+        self.unexplained = torch.zeros(n_nodes, k, k, dtype=torch.float64)
+
+    @property
+    def n_visits(self) -> int:
+        """Number of steps."""
+        return len(self.path.visits)
 
     # -- one node ------------------------------------------------------------------------------
 
     @torch.no_grad()
     def fit_node(self, number: int) -> dict[str, float]:
         """Sample at the number-th node visited, fit its coefficients, go on to the next; what to log."""
-        node = number if self.path.upwards else self.n_nodes - 1 - number
+        node = self.path.visits[number]
         rng = self.generator(number)
         if number == 0:
             self._thermalise(node, rng)
@@ -128,10 +136,12 @@ class ContinuityRegression(FlowMethod):
             sums.add(self._rows(state, node))
         self.chains = state.field
         logged = self._solve(node, sums)
-        if number == self.n_nodes - 1:
+        if number == self.n_visits - 1:
             self.path.finish(self.model)
-            weights = self.path.weights().to(self.solutions)
-            self.flow.coefficients.copy_((self.solutions @ weights.unsqueeze(2)).squeeze(2))
+            weights = self.path.weights().to(self.solutions).unsqueeze(2)
+            self.flow.coefficients.copy_((self.solutions @ weights).squeeze(2))
+            rates = (weights.mT @ self.unexplained @ weights).flatten()
+            logged["rate"] = float(rates.mean())
         return {**logged, "acceptance": float(torch.stack(accepted).mean()), "node": float(node)}
 
     def _thermalise(self, node: int, rng: torch.Generator) -> None:
@@ -172,15 +182,17 @@ class ContinuityRegression(FlowMethod):
         weights = self.path.leave(node, columns, unexplained).to(columns)
         theta = solution @ weights
         self.flow.coefficients[node] = theta
-        loss = weights @ unexplained @ weights * (n / max(n - p - 1, 1))
-        return {"loss": float(loss), "variance": float(weights @ columns @ weights)}
+        unexplained = unexplained * (n / max(n - p - 1, 1))
+        self.unexplained[node] = unexplained.to(self.unexplained)
+        loss, variance = (float(weights @ c @ weights) for c in (unexplained, columns))
+        return {"loss": loss, "variance": variance}
 
     # -- Lightning -----------------------------------------------------------------------------
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One node; nothing once all are done."""
         number = self.step_number(batch)
-        if number < self.n_nodes:
+        if number < self.n_visits:
             metrics = {f"{self.label}{name}": value for name, value in self.fit_node(number).items()}
             self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
         # advances the step count; the coefficients have no gradient and stay what the fit made them
@@ -190,14 +202,15 @@ class ContinuityRegression(FlowMethod):
         """Chains (of the first rank), path and solutions, beside weights and origin."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["continuity"] = {
-            "chains": self.chains, "solutions": self.solutions, "path": self.path.state(),
+            "chains": self.chains, "solutions": self.solutions, "unexplained": self.unexplained,
+            "path": self.path.state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the chains."""
         saved = checkpoint["continuity"]
         self.chains = None if saved["chains"] is None else saved["chains"].to(self.model_device)
-        self.solutions = saved["solutions"].to("cpu")
+        self.solutions, self.unexplained = (saved[k].to("cpu") for k in ("solutions", "unexplained"))
         self.path.restore({name: tensor.to("cpu") for name, tensor in saved["path"].items()})
 
     def on_fit_start(self) -> None:

@@ -23,7 +23,7 @@ from lattice_lightning.models import FlowModel
 from lattice_lightning.parallel import joined, sum_over_ranks
 from lattice_lightning.samplers import DensityProposal, IndependenceMetropolis, Kernel
 
-__all__ = ["FlowMethod", "gather_draws", "independence_acceptance"]
+__all__ = ["FlowMethod", "gather_draws"]
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], Any]
@@ -227,20 +227,3 @@ def gather_draws(values: Tensor, length: int) -> Tensor:
     sum_over_ranks(joint)
     flat = joint.movedim(1, 0).flatten(1)
     return flat[:, ~torch.isnan(flat).any(0)]
-
-
-def independence_acceptance(log_weights: Tensor) -> Tensor:
-    """Acceptance of independence Metropolis in equilibrium, from n >= 2 direct draws.
-
-    E[min(1, w(y) / w(x))] over x from the target, y from the model: the mean of min(w_i, w_j) over
-    pairs i != j in units of the mean w. Biased up for small n, as the effective sample size.
-
-    Example:
-        >>> independence_acceptance(torch.zeros(4))
-        tensor(1.)
-    """
-    n = len(log_weights)
-    weights = torch.softmax(log_weights, 0).sort().values
-    # the k-th smallest of n weights is the smaller one in 2 (n - k) ordered pairs
-    larger = torch.arange(n - 1, -1, -1, dtype=weights.dtype, device=weights.device)
-    return 2 * (weights * larger).sum() / (n - 1)

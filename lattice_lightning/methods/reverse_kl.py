@@ -25,10 +25,9 @@ from lattice_lightning.methods.flow_method import (
     OptimizerFactory,
     SchedulerFactory,
     gather_draws,
-    independence_acceptance,
 )
 from lattice_lightning.methods.loss_options import Annealing, ForwardKL, from_options
-from lattice_lightning.metrics import effective_sample_size
+from lattice_lightning.metrics import effective_sample_size, independence_acceptance
 from lattice_lightning.models import FlowModel
 
 __all__ = ["ReverseKL"]

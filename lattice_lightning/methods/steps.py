@@ -6,11 +6,11 @@ the uninterrupted one would, and no generator state is saved.
 """
 
 from collections.abc import Iterator
-from hashlib import sha256
 
 import torch
 
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["StepIndices", "step_generator"]
 
@@ -55,8 +55,6 @@ def step_generator(
         >>> torch.equal(a, b)
         True
     """
-    # sums like seed + step would let runs of neighbouring seeds share random numbers
-    digest = sha256(repr((int(seed), "step", int(step), int(rank))).encode()).digest()
     rng = torch.Generator(device)
-    rng.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    rng.manual_seed(derive_seed(seed, "step", int(step), int(rank)))
     return rng

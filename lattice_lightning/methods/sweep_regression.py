@@ -1,11 +1,10 @@
 """Training a plaquette sweep: both its parts follow in closed form, nothing by gradient."""
 
-from collections.abc import Iterable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
 from lattice_lightning.actions import Action, WilsonGauge
 from lattice_lightning.exceptions import InputError
@@ -17,10 +16,6 @@ from lattice_lightning.models import FlowModel, HaarPrior
 from lattice_lightning.models.group_sweep import ChainAction, ChainFlow, GroupSweep
 
 __all__ = ["SweepRegression"]
-
-
-def _idle(parameters: Iterable[Tensor]) -> Optimizer:
-    return SGD(parameters, lr=0.0)
 
 
 class SweepRegression(FlowMethod):
@@ -69,10 +64,6 @@ class SweepRegression(FlowMethod):
             )
         if type(target) is not WilsonGauge:
             raise InputError(f"a sweep is made for the Wilson action, got {type(target).__name__}")
-        steps = -(-flow.chain.n_nodes // max(1, n_epochs))
-        super().__init__(model, target, n_epochs, steps, _idle, seed=seed, label=label)
-        self.automatic_optimization = False
-        self.sweep, self.beta = flow, target.beta
         basis: Any = flow.chain.basis
         # a ring is as long as the column
         extent = basis.n_rest + 1 if basis.is_open else model.lattice.shape[1]
@@ -80,11 +71,20 @@ class SweepRegression(FlowMethod):
         chain: ChainFlow = flow.chain.on(small)
         inner = ContinuityRegression(
             FlowModel(HaarPrior(small, group), chain),
-            ChainAction(small, group, self.beta, min(basis.n_rest, extent)),
+            ChainAction(small, group, target.beta, min(basis.n_rest, extent)),
             ScaledPath, n_chains, n_measure, separation, n_relax, n_thermalise, ridge, seed=seed,
         )
+        steps = -(-inner.n_visits // max(1, n_epochs))
+        super().__init__(model, target, n_epochs, steps, _idle, seed=seed, label=label)
+        self.automatic_optimization = False
+        self.sweep, self.beta = flow, target.beta
         # no submodule: its weights are a copy of the model's
         self.__dict__["inner"] = inner
+
+    @property
+    def sweep(self) -> GroupSweep:
+        """The model's flow."""
+        return cast(GroupSweep, self.model.flow)
 
     @torch.no_grad()
     def training_step(self, batch: int, batch_idx: int) -> None:
@@ -93,8 +93,9 @@ class SweepRegression(FlowMethod):
         number = self.step_number(batch)
         if number == 0:
             residual = self.sweep.sweep.fit(self.beta)
-            self.log(f"{self.label}plaquette_residual", residual, on_step=True, on_epoch=False, batch_size=1)
-        if number < inner.n_nodes:
+            name = f"{self.label}plaquette_residual"
+            self.log(name, residual, on_step=True, on_epoch=False, batch_size=1)
+        if number < inner.n_visits:
             metrics = {f"{self.label}{name}": value for name, value in inner.fit_node(number).items()}
             self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
             self.sweep.chain.coefficients.copy_(inner.flow.coefficients)

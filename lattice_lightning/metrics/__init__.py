@@ -4,6 +4,7 @@ from lattice_lightning.metrics.functional import (
     acceptance_probability,
     boltzmann_factor,
     effective_sample_size,
+    independence_acceptance,
 )
 from lattice_lightning.metrics.running import (
     AcceptanceProbability,
@@ -30,6 +31,7 @@ __all__ = [
     "boltzmann_factor",
     "effective_sample_size",
     "ess_from_target",
+    "independence_acceptance",
     "rejection_autocorrelation",
     "weight_statistics",
 ]

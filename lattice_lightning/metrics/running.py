@@ -4,7 +4,11 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
-from lattice_lightning.metrics.functional import acceptance_probability, boltzmann_factor
+from lattice_lightning.metrics.functional import (
+    acceptance_probability,
+    boltzmann_factor,
+    without_failures,
+)
 
 __all__ = ["AcceptanceProbability", "EffectiveSampleSize", "ExpMinusDeltaH"]
 
@@ -61,7 +65,7 @@ class EffectiveSampleSize(Metric):
 
     def update(self, log_weights: Tensor) -> None:
         """Add log weights of any shape."""
-        flat = log_weights.detach().flatten().to(self.log_sum)
+        flat = without_failures(log_weights.detach().flatten().to(self.log_sum))
         self.log_sum = torch.logaddexp(self.log_sum, torch.logsumexp(flat, 0))
         self.log_sum_squares = torch.logaddexp(self.log_sum_squares, torch.logsumexp(2 * flat, 0))
         self.count = self.count + flat.numel()

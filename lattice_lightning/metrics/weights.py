@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.metrics.functional import independence_acceptance, without_failures
 
 __all__ = [
     "LogPartitionFunction",
@@ -95,7 +96,6 @@ def weight_statistics(log_weights: Tensor, n_blocks: int = N_BLOCKS) -> WeightSt
         return WeightStatistics(0.0, None, None, None, None, None, 0.0, None, n, failed)
     # of the largest weight, so that nothing overflows
     w = torch.exp(log_w - shift)
-    order = w.argsort()
     block = torch.empty(n, dtype=torch.int64)
     for k, indices in enumerate(torch.arange(n).tensor_split(min(n_blocks, n))):
         block[indices] = k
@@ -107,7 +107,7 @@ def weight_statistics(log_weights: Tensor, n_blocks: int = N_BLOCKS) -> WeightSt
     ess, ess_error = value_and_error(lambda keep: _ess(w[keep]))
     log_z, log_z_error = value_and_error(lambda keep: _log(float(w[keep].mean()), shift))
     variance = value_and_error(lambda keep: _variance(log_w[keep]))
-    acceptance, acceptance_error = value_and_error(lambda keep: _acceptance(w[order][keep[order]]))
+    acceptance, acceptance_error = value_and_error(lambda keep: float(independence_acceptance(log_w[keep])))
     assert ess is not None and acceptance is not None
     return WeightStatistics(
         ess, ess_error, log_z, log_z_error, *variance, acceptance, acceptance_error, n, failed
@@ -118,7 +118,7 @@ def _without_failures(log_weights: Tensor) -> tuple[Tensor, int]:
     """Log weights in double precision with -inf for failures, and how many failed."""
     log_w = log_weights.detach().double()
     failed = torch.isnan(log_w) | (log_w == torch.inf)
-    return torch.where(failed, -torch.inf, log_w), int(failed.sum())
+    return without_failures(log_w), int(failed.sum())
 
 
 def _jackknife(block: Tensor, f: Callable[[Tensor], float | None]) -> float | None:
@@ -143,15 +143,6 @@ def _ess(w: Tensor) -> float:
 def _variance(log_w: Tensor) -> float | None:
     finite = log_w[torch.isfinite(log_w)]
     return float(finite.var()) if finite.numel() > 1 else None
-
-
-def _acceptance(ascending: Tensor) -> float:
-    """sum_{i != j} min(w_i, w_j) / ((n - 1) sum w) of sorted weights: mean over p of i and q of j."""
-    n, total = ascending.numel(), float(ascending.sum())
-    if n < 2 or total == 0:
-        return 0.0
-    larger = torch.arange(n - 1, -1, -1, dtype=ascending.dtype, device=ascending.device)
-    return 2 * float((ascending * larger).sum()) / ((n - 1) * total)
 
 
 def ess_from_target(log_weights: Tensor, n_blocks: int = N_BLOCKS) -> tuple[float, float | None, int]:

@@ -128,90 +128,95 @@ class ClassFlow(nn.Module):
         )
         return d_re, d_im, laplacian
 
-    def _tables(self, sign: float) -> Tensor:
+    def _tables(self, sign: float) -> tuple[Tensor, list[tuple[int, int]]]:
         """Coefficients of W's derivatives re, im, re re, re im, im im at all stages, ``[stages, 5, m]``.
 
-        m counts the products of powers of :meth:`_products`.
+        And the m exponents of re and im that they multiply.
         """
-        top = max(max(m) for m in self.monomials) + 1
-        where = torch.zeros(len(self.monomials), 5, top * top, dtype=torch.float64)
-        for i, (a, b) in enumerate(self.monomials):
-            derivatives = (
-                (a, a - 1, b), (b, a, b - 1), (a * (a - 1), a - 2, b), (a * b, a - 1, b - 1),
-                (b * (b - 1), a, b - 2),
-            )
-            for k, (factor, c, d) in enumerate(derivatives):
+        derivatives = [
+            ((a, a - 1, b), (b, a, b - 1), (a * (a - 1), a - 2, b), (a * b, a - 1, b - 1),
+             (b * (b - 1), a, b - 2))
+            for a, b in self.monomials
+        ]
+        powers = sorted({(c, d) for five in derivatives for factor, c, d in five if factor})
+        where = torch.zeros(len(self.monomials), 5, len(powers), dtype=torch.float64)
+        for i, five in enumerate(derivatives):
+            for k, (factor, c, d) in enumerate(five):
                 if factor:
-                    where[i, k, c * top + d] = factor
-        stages = node_weights(len(self.coefficients), 2 * self.n_steps + 1).to(self.coefficients)
-        table = torch.einsum("si,ikm->skm", stages @ self.coefficients, where.to(self.coefficients))
-        return table if sign > 0 else table.flip(0)
+                    where[i, k, powers.index((c, d))] = factor
+        weights = node_weights(len(self.coefficients), 2 * self.n_steps + 1)
+        stages = weights.to(self.coefficients) @ self.coefficients
+        table = torch.einsum("si,ikm->skm", stages, where.to(self.coefficients))
+        return table if sign > 0 else table.flip(0), powers
 
-    def _speed(self, angles: Tensor, jacobian: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """d th_j / ds of ``[N, n]`` angles and of their derivatives ``[N, N - 1, n]``."""
+    def _speed(
+        self, angles: Tensor, jacobian: Tensor, table: Tensor, powers: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """d th_j / ds of the free angles ``[f, n]`` and of their derivatives ``[f, f, n]``."""
         colors = self.group.n_colors
         sin, cos = angles.sin(), angles.cos()
-        re, im = cos.mean(0), sin.mean(0)
-        top = round(table.shape[1] ** 0.5)
-        ones = torch.ones_like(re)
-        powers = [ones], [ones]
-        for _ in range(top - 1):
-            powers[0].append(powers[0][-1] * re)
-            powers[1].append(powers[1][-1] * im)
-        products = (torch.stack(powers[0])[:, None] * torch.stack(powers[1])[None]).flatten(0, 1)
-        g_re, g_im, g_rr, g_ri, g_ii = (table @ products).unbind(0)
-        s, c = (sin, cos) if colors == 1 else (sin - im, cos - re)
-        scale = 1.0 if colors == 1 else 1 / (2 * colors)
-        speed = scale * (g_im * c - g_re * s)
-        d_sin, d_cos = cos[:, None] * jacobian, -sin[:, None] * jacobian
-        d_re, d_im = d_cos.mean(0), d_sin.mean(0)
-        if colors > 1:
-            d_sin, d_cos = d_sin - d_im, d_cos - d_re
-        change_re, change_im = g_rr * d_re + g_ri * d_im, g_ri * d_re + g_ii * d_im
-        change = change_im * c[:, None] - change_re * s[:, None] + g_im * d_cos - g_re * d_sin
-        return speed, scale * change
+        if colors == 1:
+            re, im = cos[0], sin[0]
+            s, c, s_last, c_last, scale = sin, cos, sin, cos, 1.0
+        else:
+            last = -_sum(angles)
+            sin_last, cos_last = last.sin(), last.cos()
+            re, im = (_sum(cos) + cos_last) / colors, (_sum(sin) + sin_last) / colors
+            s, c, s_last, c_last = sin - im, cos - re, sin - sin_last, cos - cos_last
+            scale = 1 / (2 * colors)
+        re_powers, im_powers = [torch.ones_like(re), re], [torch.ones_like(im), im]
+        for _ in range(2, max(a for a, _ in powers) + 1):
+            re_powers.append(re_powers[-1] * re)
+        for _ in range(2, max(b for _, b in powers) + 1):
+            im_powers.append(im_powers[-1] * im)
+        products = torch.stack([re_powers[a] * im_powers[b] if b else re_powers[a] for a, b in powers])
+        g_re, g_im, g_rr, g_ri, g_ii = ((scale * table) @ products).unbind(0)
+        speed = g_im * c - g_re * s
+        # the last angle is minus the sum of the others
+        d_re = _sum((-s_last / colors)[:, None] * jacobian)
+        d_im = _sum((c_last / colors)[:, None] * jacobian)
+        change = (
+            (g_ri * d_re + g_ii * d_im) * c[:, None] - (g_rr * d_re + g_ri * d_im) * s[:, None]
+            - (g_im * sin + g_re * cos)[:, None] * jacobian
+        )
+        return speed, change if colors == 1 else change + (g_re * d_im - g_im * d_re)
 
     def _carry(self, angles: Tensor, sign: float) -> tuple[Tensor, Tensor]:
-        """Angles ``[N, n]`` and their Jacobian by the first N - 1, of the discretised map."""
-        colors = self.group.n_colors
-        free = max(colors - 1, 1)
-        jacobian = torch.eye(colors, free, dtype=angles.dtype, device=angles.device)
-        if colors > 1:
-            jacobian[-1] = -1
+        """Free angles ``[f, n]`` and their Jacobian ``[f, f, n]``, of the discretised map."""
+        jacobian = torch.eye(len(angles), dtype=angles.dtype, device=angles.device)
         jacobian = jacobian[:, :, None].expand(-1, -1, angles.shape[1])
-        table, h = self._tables(sign).to(angles), sign / self.n_steps
+        table, powers = self._tables(sign)
+        table, h = table.to(angles), sign / self.n_steps
         for k in range(self.n_steps):
             begin, middle, end = table[2 * k : 2 * k + 3]
-            k1, j1 = self._speed(angles, jacobian, begin)
-            k2, j2 = self._speed(angles + h / 2 * k1, jacobian + h / 2 * j1, middle)
-            k3, j3 = self._speed(angles + h / 2 * k2, jacobian + h / 2 * j2, middle)
-            k4, j4 = self._speed(angles + h * k3, jacobian + h * j3, end)
+            k1, j1 = self._speed(angles, jacobian, begin, powers)
+            k2, j2 = self._speed(angles + h / 2 * k1, jacobian + h / 2 * j1, middle, powers)
+            k3, j3 = self._speed(angles + h / 2 * k2, jacobian + h / 2 * j2, middle, powers)
+            k4, j4 = self._speed(angles + h * k3, jacobian + h * j3, end, powers)
             angles = angles + h / 6 * (k1 + 2 * (k2 + k3) + k4)
             jacobian = jacobian + h / 6 * (j1 + 2 * (j2 + j3) + j4)
-        return angles, jacobian[:free]
+        return angles, jacobian
 
     def carry(self, angles: Tensor, sign: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Eigenangles ``[..., N]`` by the map (sign -1: its inverse), and log det by the Haar measure."""
-        flat = angles.reshape(-1, angles.shape[-1]).T
+        """Eigenangles ``[..., N]`` by the map (sign -1: its inverse), and log det by the Haar measure.
+
+        Angles of SU(N) add up to zero.
+        """
+        colors = self.group.n_colors
+        flat = angles.reshape(-1, colors).T[: max(colors - 1, 1)]
         moved, jacobian = self._carry(flat, sign)
         if sign < 0:
             # integrating back is the inverse to the order of the scheme; Newton's steps make it that
             for _ in range(NEWTON_STEPS):
                 forth, jacobian = self._carry(moved, 1.0)
-                miss = (flat - forth)[: len(jacobian)].movedim(0, -1)
-                step = torch.linalg.solve(jacobian.movedim(-1, 0), miss.unsqueeze(-1)).squeeze(-1).T
-                if self.group.n_colors > 1:
-                    step = torch.cat([step, -step.sum(0, keepdim=True)])
-                moved = moved + step
+                moved = moved + _solve(jacobian, flat - forth)
             _, jacobian = self._carry(moved, 1.0)
-        log_det = sign * torch.linalg.det(jacobian.movedim(-1, 0)).abs().log()
-        if self.group.n_colors > 1:
-            before, after = _haar_density(flat.T), _haar_density(moved.T)
-            # degenerate eigenvalues, as of the unit matrix, stay so
-            tiny = torch.finfo(angles.dtype).tiny
-            both = (before > tiny) & (after > tiny)
-            log_det = log_det + (torch.where(both, after, 1.0) / torch.where(both, before, 1.0)).log()
-        return moved.T.reshape(angles.shape), log_det.reshape(angles.shape[:-1])
+        begin, end = (flat, moved) if sign > 0 else (moved, flat)
+        log_det = _determinant(jacobian).abs().log()
+        if colors > 1:
+            log_det = log_det + _log_haar_ratio(begin, end, jacobian)
+            moved = torch.cat([moved, -moved.sum(0, keepdim=True)])
+        return moved.T.reshape(angles.shape), sign * log_det.reshape(angles.shape[:-1])
 
     # -- matrices ------------------------------------------------------------------------------
 
@@ -227,10 +232,24 @@ class ClassFlow(nn.Module):
         if self.group.n_colors == 1:
             moved, log_det = self.carry(elements.unsqueeze(-1), sign)
             return self.group.reunitarise(moved.squeeze(-1)), log_det
+        if self.group.n_colors == 2:
+            return self._map_su2(elements, sign)
         angles, vectors = _diagonalise(elements)
         moved, log_det = self.carry(angles, sign)
         phases = torch.polar(torch.ones_like(moved), moved)
         return (vectors * phases.unsqueeze(-2)) @ vectors.mH, log_det
+
+    def _map_su2(self, elements: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+        """cos th + i sin th n.sigma, of which th moves."""
+        axis = 0.5 * (elements - elements.mH)
+        cos = elements.real.diagonal(dim1=-2, dim2=-1).sum(-1) / 2
+        squared = torch.view_as_real(axis).square().sum((-3, -2, -1)) / 2
+        # the unit matrix and minus it have no axis, and need none
+        sin = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
+        angle = torch.atan2(sin, cos)
+        moved, log_det = self.carry(torch.stack([angle, -angle], -1), sign)
+        stretched = (moved[..., 0].sin() / sin)[..., None, None] * axis
+        return stretched + torch.diag_embed(moved[..., :1].cos().expand(*sin.shape, 2)), log_det
 
     # -- fit -----------------------------------------------------------------------------------
 
@@ -241,6 +260,9 @@ class ClassFlow(nn.Module):
         Args:
             beta: coupling, S = beta (1 - Re tr P / N) for a single plaquette.
             n_points: quadrature points an axis; by default enough for any beta below 30.
+
+        Raises:
+            InputError: where the steps are so few that the discretised map is not one to one.
         """
         n = self.group.n_colors
         n_points = n_points or (256 if n < 3 else 96 if n == 3 else 24)
@@ -264,36 +286,90 @@ class ClassFlow(nn.Module):
             residual = float(((wanted - theta @ rows).square() * weight).sum())
             worst = max(worst, residual)
             self.coefficients[node] = theta.to(self.coefficients)
+        _, jacobian = self._carry(angles.T[: max(n - 1, 1)].to(self.coefficients), 1.0)
+        if not bool((_determinant(jacobian) > 0).all()):
+            raise InputError(f"{self.n_steps} steps fold the map at beta={beta}: raise n_steps")
         return worst
 
 
+def _sum(x: Tensor) -> Tensor:
+    """Over the first axis, which is short."""
+    rows = x.unbind(0)
+    total = rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return total
+
+
+def _determinant(m: Tensor) -> Tensor:
+    """Of ``[f, f, n]``."""
+    if len(m) == 1:
+        return m[0, 0]
+    if len(m) == 2:
+        return m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
+    return torch.linalg.det(m.movedim(-1, 0))
+
+
+def _solve(m: Tensor, x: Tensor) -> Tensor:
+    """m^-1 x of ``[f, f, n]`` and ``[f, n]``."""
+    if len(m) == 1:
+        return x / m[0]
+    if len(m) == 2:
+        adjugate = torch.stack([m[1, 1] * x[0] - m[0, 1] * x[1], m[0, 0] * x[1] - m[1, 0] * x[0]])
+        return adjugate / _determinant(m)
+    return torch.linalg.solve(m.movedim(-1, 0), x.T.unsqueeze(-1)).squeeze(-1).T
+
+
+def _log_haar_ratio(begin: Tensor, end: Tensor, jacobian: Tensor) -> Tensor:
+    """log of the Haar densities' ratio, end over begin, from free angles and the Jacobian between them.
+
+    Where two eigenvalues meet it is the derivative of their distance.
+    """
+    begin, end = (torch.cat([x, -x.sum(0, keepdim=True)]) for x in (begin, end))
+    rows = torch.cat([jacobian, -jacobian.sum(0, keepdim=True)])
+    total = torch.zeros_like(begin[0])
+    # where the errors of quotient and derivative, rounding / d and d^2, balance
+    near = torch.finfo(begin.dtype).eps ** (1 / 3)
+    for i in range(len(begin)):
+        for j in range(i):
+            d_begin = torch.sin((begin[i] - begin[j]) / 2)
+            d_end = torch.sin((end[i] - end[j]) / 2)
+            # th_j grows and th_i falls by as much
+            along = rows[:, j] - rows[:, i] if i < len(jacobian) else rows[:, j]
+            slope = (along[j] - along[i]) / 2
+            meet = d_begin.abs() < near
+            quotient = torch.where(meet, 1.0, d_end) / torch.where(meet, 1.0, d_begin)
+            ratio = torch.where(meet, slope, quotient)
+            total = total + 2 * ratio.abs().log()
+    return total
+
+
 def _diagonalise(elements: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenangles ``[..., N]`` and orthonormal eigenvectors of unitary matrices.
+    """Eigenangles ``[..., N]``, which add up to zero, and orthonormal eigenvectors of unitary matrices.
 
     Of a hermitian combination of P and P^dag, whose eigenvectors are orthonormal even where eigenvalues
     meet; another combination where the first has eigenvalues that meet and P has not.
     """
-    real, imaginary = 0.5 * (elements + elements.mH), -0.5j * (elements - elements.mH)
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    for a, b in ((0.8, 0.6), (0.28, -0.96)):
-        vectors = torch.linalg.eigh(a * real + b * imaginary)[1]
-        rotated = vectors.mH @ elements @ vectors
-        phases = torch.diagonal(rotated, dim1=-2, dim2=-1)
-        off = rotated - torch.diag_embed(phases)
-        error = off.abs().square().sum((-2, -1))
-        angles = phases.angle()
-        if best is not None:
-            better = error < best[2]
-            angles = torch.where(better.unsqueeze(-1), angles, best[0])
-            vectors = torch.where(better[..., None, None], vectors, best[1])
-            error = torch.minimum(error, best[2])
-        best = (angles, vectors, error)
-        if float(error.detach().amax()) < 1e-20:
-            break
-    assert best is not None
+    flat = elements.reshape(-1, *elements.shape[-2:])
+    phases, vectors, error = _diagonalise_along(flat, 0.8, 0.6)
+    again = (error > (1e3 * torch.finfo(error.dtype).eps) ** 2).nonzero().squeeze(1)
+    if len(again):
+        phases_again, vectors_again, error_again = _diagonalise_along(flat[again], 0.28, -0.96)
+        better = error_again < error[again]
+        phases = phases.index_put((again[better],), phases_again[better])
+        vectors = vectors.index_put((again[better],), vectors_again[better])
+    angles = phases.angle()
     # the determinant is one: put the angles on the plane where they add up to zero
-    angles, vectors, _ = best
-    excess = angles.sum(-1, keepdim=True)
-    first = torch.zeros_like(angles)
-    first[..., :1] = excess
-    return angles - first, vectors
+    angles = torch.cat([angles[:, :-1], -angles[:, :-1].sum(1, keepdim=True)], 1)
+    return angles.reshape(elements.shape[:-1]), vectors.reshape(elements.shape)
+
+
+def _diagonalise_along(elements: Tensor, a: float, b: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues, eigenvectors of a Re P + b Im P, and what they leave off the diagonal, squared."""
+    # (P + P^dag) / 2 and (P - P^dag) / 2i in one
+    half = complex(a / 2, -b / 2) * elements
+    vectors = torch.linalg.eigh(half + half.mH)[1]
+    image = elements @ vectors
+    phases = (vectors.conj() * image).sum(-2)
+    off = torch.view_as_real(image - vectors * phases.unsqueeze(-2)).square().sum((-3, -2, -1))
+    return phases, vectors, off.detach()

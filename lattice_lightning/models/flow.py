@@ -30,7 +30,13 @@ class Flow(nn.Module, ABC):
     Args:
         lattice: the lattice.
         space: what the field lives on.
+
+    Attributes:
+        symmetries: names of the groups that the map commutes with (``gauge``, ``translations``,
+            ``mask_translations``, ``reflections``, ``z2``, ...); each is tested, none is implied.
     """
+
+    symmetries: tuple[str, ...] = ()
 
     def __init__(self, lattice: Lattice, space: FieldSpace) -> None:
         super().__init__()
@@ -86,6 +92,10 @@ class FlowStack(Flow):
                     f"{first.space.name} on {first.lattice.shape}"
                 )
         self.layers = nn.ModuleList(layers)
+        # what every layer commutes with; mask translations that are common to all
+        self.symmetries = tuple(
+            name for name in first.symmetries if all(name in layer.symmetries for layer in layers)
+        )
 
     def forward(self, field: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the layers in order; log-determinants add."""

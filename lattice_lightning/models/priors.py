@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lattice_lightning.actions import Action, GaussianAction, WilsonGauge, free_kernel
+from lattice_lightning.actions.scaled import ScaledAction
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace, Group, RealLine
 from lattice_lightning.lattice import Lattice
@@ -55,9 +56,10 @@ class GaussianPrior(Prior):
         return -0.5 * (flat / self.sigma).square().sum(1) - norm
 
     def action(self) -> Action:
-        """S_0 = sum phi^2 / (2 sigma^2), of one component."""
+        """S_0 = sum phi^2 / (2 sigma^2)."""
         kernel = torch.full(self.lattice.shape, self.sigma**-2, dtype=torch.float64)
-        return GaussianAction(self.lattice, kernel)
+        assert isinstance(self.space, RealLine)
+        return GaussianAction(self.lattice, kernel, self.space)
 
 
 class FreeFieldPrior(Prior):
@@ -221,4 +223,4 @@ class HaarPrior(Prior):
 
     def action(self) -> Action:
         """S_0 = 0."""
-        return WilsonGauge(self.lattice, self.space, beta=0.0)
+        return ScaledAction(WilsonGauge(self.lattice, self.space, beta=1.0), 0.0)

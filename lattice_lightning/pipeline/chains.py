@@ -13,8 +13,8 @@ from lattice_lightning.parallel import joined
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.compose import differences
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.samplers import ChainCheckpoint, run
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["Chains"]
 

@@ -24,8 +24,8 @@ from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.processes import n_nodes
-from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.pipeline.weights import load_weights, save_weights
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["Fitted", "check_trainer", "fit_flow", "fit_row", "quiet_lightning"]
 

@@ -14,8 +14,8 @@ from lattice_lightning.pipeline.checks import check_integer, check_numbers
 from lattice_lightning.pipeline.compose import without_how
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.processes import require_one_process
-from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.samplers import ChainCheckpoint, Info, State, run
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["generate"]
 

@@ -37,9 +37,9 @@ from lattice_lightning.pipeline.outcome import (
 )
 from lattice_lightning.pipeline.processes import broadcast, check_processes, process_group
 from lattice_lightning.pipeline.publish import publish
-from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.pipeline.summarise import summarise
 from lattice_lightning.pipeline.train import check, compute, print_judgement, run_folder
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["check_points", "point_configs", "train_points"]
 

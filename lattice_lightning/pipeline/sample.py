@@ -20,10 +20,10 @@ from lattice_lightning.pipeline.flows import build_flow_kernel, build_proposal, 
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.importance import draw_weights
 from lattice_lightning.pipeline.outcome import save_histories, save_log_weights
-from lattice_lightning.pipeline.seeds import derive_seed
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
 from lattice_lightning.pipeline.weights import rebuild, rebuild_flow, stored_row
 from lattice_lightning.samplers import SelfLearningHMC, run
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["DEFAULTS", "sample_command"]
 

@@ -44,7 +44,7 @@ def phi4_method(shape=(6, 6), lam=6.975, n_nodes=9, n_steps=8, basis=None, path=
 
 def fit_all(method):
     """All nodes without Lightning."""
-    return [method.fit_node(k) for k in range(method.n_nodes)]
+    return [method.fit_node(k) for k in range(method.n_visits)]
 
 
 def fit(method, tmp_path, epochs=None, resume=None):

@@ -24,9 +24,9 @@ from lattice_lightning.methods import (
     StepIndices,
     WeightAverage,
     gather_draws,
-    independence_acceptance,
     step_generator,
 )
+from lattice_lightning.metrics import independence_acceptance
 from lattice_lightning.models import FlowModel, GaussianPrior
 from lattice_lightning.pipeline.fit import quiet_lightning
 

@@ -214,7 +214,7 @@ def test_both_implementations_of_su2_agree(rng):
 # -- flow ------------------------------------------------------------------------------------------
 
 
-def bent(group, shape=(4, 4), n_steps=3, size=0.2, memory="store"):
+def bent(group, shape=(4, 4), n_steps=2, size=0.2, memory="store"):
     """A flow with random coefficients, two-plaquette terms included."""
     flow = LoopFlow(Lattice(shape), group, 2, 2, n_nodes=3, n_steps=n_steps, memory=memory)
     rng = torch.Generator().manual_seed(5)
@@ -241,7 +241,7 @@ def test_declared_symmetries(name, rng):
 
     links = group.hot(lattice, 2, rng)
     with torch.no_grad():
-        assert float((group.pack(image(links)) - group.pack(links)).abs().max()) > 0.05
+        assert float((group.pack(image(links)) - group.pack(links)).abs().max()) > 0.03
     assert_gauge_covariant(image, group, lattice, rng, tolerance=1e-11)
     assert_translation_covariant(image, group, lattice, rng, tolerance=1e-11)
     assert_charge_conjugation(image, group, lattice, rng, tolerance=1e-11)
@@ -254,7 +254,7 @@ def test_declared_symmetries(name, rng):
 def test_exchange_of_axes_is_exact_and_reflection_to_the_order_of_the_scheme(rng):
     group, lattice = SU2(), Lattice((4, 4))
     links, errors = group.hot(lattice, 1, rng), []
-    for n_steps in (3, 6):
+    for n_steps in (2, 4):
         flow = bent(group, n_steps=n_steps)
         image = flow(links)[0]
         exchanged = flow(permute_axes(lattice, links, (1, 0)))[0]
@@ -345,7 +345,7 @@ def test_memory_modes_agree(rng):
     group, found = SU2(), []
     links = group.hot(Lattice((3, 3)), 2, rng)
     for memory in ("store", "checkpoint", "adjoint"):
-        flow = bent(group, (3, 3), n_steps=8, memory=memory)
+        flow = bent(group, (3, 3), n_steps=4, size=0.1, memory=memory)
         x, log_det = flow(links)
         loss = log_det.sum() + x.real.square()[..., 0, 0].sum()
         found.append(torch.autograd.grad(loss, flow.coefficients)[0])

@@ -2,8 +2,8 @@
 
 import pytest
 from omegaconf import OmegaConf
-from small_flows import FLOW, ROW
-from small_runs import changed, composed, refused
+from small_flows import ROW, flow_config
+from small_runs import changed, refused
 
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.experiment import Experiment
@@ -86,18 +86,18 @@ CASES = [
     ("changes", "message"), CASES, ids=[str(changes)[:70] for changes, _ in CASES]
 )
 def test_refused_before_a_folder(changes, message, tmp_path, monkeypatch, capsys):
-    config = OmegaConf.create(changed(composed(FLOW), changes))
+    config = OmegaConf.create(changed(flow_config(), changes))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lattice_lightning.pipeline.compose.compose_config", lambda overrides: config)
     refused(["train"], message, tmp_path, capsys)
 
 
 def row_of(changes):
-    return expand_rows(changed(composed(FLOW), changes))[ROW]
+    return expand_rows(changed(flow_config(), changes))[ROW]
 
 
 def test_what_a_row_takes_of_the_defaults():
-    default = composed(FLOW)["flow_training"]
+    default = flow_config()["flow_training"]
     training = row_of({f"{R}.training": {"batch_size": 7, "optimizer": {"lr": 0.1}}})["training"]
     assert training == {**default, "batch_size": 7, "optimizer": {**default["optimizer"], "lr": 0.1}}
     other = {"_target_": "lattice_lightning.methods.ContinuityRegression", "n_epochs": 3}
@@ -108,7 +108,7 @@ def test_what_a_row_takes_of_the_defaults():
 
 def test_length_of_the_schedule_follows_from_the_training():
     schedule = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR"}
-    config = changed(composed(FLOW), {f"{R}.training.scheduler": schedule})
+    config = changed(flow_config(), {f"{R}.training.scheduler": schedule})
     method = Experiment(config, None).flows[ROW]
     assert method.configure_optimizers()["lr_scheduler"]["scheduler"].T_max == 50 * 50
     config = changed(config, {f"{R}.training.scheduler": {**schedule, "T_max": 9}})
@@ -118,7 +118,7 @@ def test_length_of_the_schedule_follows_from_the_training():
 def test_layers_and_their_seed():
     """The same seed gives the same weights, whatever was drawn before; layers may be listed."""
     layer = {"_target_": f"{MODELS}.RealNVP", "n_layers": 2}
-    system = System(composed(FLOW))
+    system = System(flow_config())
     row = row_of({f"{R}.flow": {"layers": [layer, {"_target_": f"{MODELS}.Scaling"}]}})
     models = [build_model(system, row, ROW, seed) for seed in (1, 1, 2)]
     states = [torch_state(model) for model in models]
@@ -134,7 +134,7 @@ def test_a_method_in_closed_form():
     """Regression of a continuous flow, with a path of actions from config."""
     training = {"_target_": "lattice_lightning.methods.ContinuityRegression", "n_chains": 4, "path": {
         "_target_": "lattice_lightning.methods.ScaledPath", "power": 2.0}}
-    config = changed(composed(FLOW), {
+    config = changed(flow_config(), {
         "lattice": [4, 4], "group": "U(1)", "action": GAUGE, "observables": PLAQUETTE, "exact": "torus",
         "rows": {"loops": {
             "sampler": "independence", "prior": {"_target_": f"{MODELS}.HaarPrior"},

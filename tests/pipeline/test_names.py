@@ -8,6 +8,7 @@ from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.compose import compose_config, config_folder, differences, experiments
 from lattice_lightning.pipeline.experiment import Experiment
+from lattice_lightning.pipeline.points import check_points
 from lattice_lightning.pipeline.scan import exact_values, points
 
 
@@ -26,6 +27,9 @@ def test_every_experiment_builds(name):
             system = System(point)
             assert system.start(2, 1).shape[0] == 2
             assert exact_values(point["group"], point["action"]["gauge"]["beta"], 16)
+    elif config["points"]:
+        _, experiments_of = check_points(config)
+        assert list(experiments_of) == list(config["points"])
     else:
         experiment = Experiment(config, None)
         assert list(experiment.kernels) == list(config["rows"])
