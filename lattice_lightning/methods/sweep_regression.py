@@ -75,9 +75,10 @@ class SweepRegression(FlowMethod):
             ScaledPath, n_chains, n_measure, separation, n_relax, n_thermalise, ridge, seed=seed,
         )
         steps = -(-inner.n_visits // max(1, n_epochs))
-        super().__init__(model, target, n_epochs, steps, _idle, seed=seed, label=label)
+        # an optimizer that does nothing: Lightning counts steps by optimizers
+        super().__init__(model, target, n_epochs, steps, partial(SGD, lr=0.0), seed=seed, label=label)
         self.automatic_optimization = False
-        self.sweep, self.beta = flow, target.beta
+        self.beta = target.beta
         # no submodule: its weights are a copy of the model's
         self.__dict__["inner"] = inner
 

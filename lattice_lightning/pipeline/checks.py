@@ -7,7 +7,7 @@ from typing import Any
 
 from lattice_lightning.exceptions import InputError, LatticeLightningError
 
-__all__ = ["check_integer", "check_name", "check_numbers", "explained"]
+__all__ = ["check_integer", "check_name", "check_numbers", "check_sampling", "explained"]
 
 
 @contextmanager
@@ -45,6 +45,23 @@ def check_name(what: str, name: Any) -> str:
     return text
 
 
+def check_sampling(sampling: Mapping[str, Any], where: str = "sampling") -> None:
+    """Counts of a sampling plan, positive where they must be, and intervals that fit into it.
+
+    Raises:
+        InputError: naming the key.
+    """
+    for key, least in (
+        ("n_steps", 1), ("measure_every", 1), ("checkpoint_every", 1), ("n_thermalise", 0), ("save_every", 0)
+    ):
+        check_integer(f"{where}.{key}", sampling[key], least)
+    for key in ("measure_every", "save_every"):
+        if sampling[key] > sampling["n_steps"]:
+            raise InputError(
+                f"{where}.{key}={sampling[key]} is longer than the run, {where}.n_steps={sampling['n_steps']}"
+            )
+
+
 def check_numbers(config: Mapping[str, Any]) -> None:
     """Seed and counts of a config: integers, positive where they must be.
 
@@ -54,7 +71,6 @@ def check_numbers(config: Mapping[str, Any]) -> None:
     check_integer("seed", config["seed"], 0)
     for group, positive, others in (
         ("stream", ("n_chains", "n_trajectories"), ("n_thermalise", "n_held_out")),
-        ("sampling", ("n_steps", "measure_every", "checkpoint_every"), ("n_thermalise", "save_every")),
         ("short_sampling", ("every_n_epochs",), ("n_trajectories",)),
     ):
         for key in (*positive, *others):
@@ -65,12 +81,6 @@ def check_numbers(config: Mapping[str, Any]) -> None:
             check_integer(f"importance.{key}", importance[key], 2)
         for key, least in (("n", 0), ("every_n_epochs", 1)):
             check_integer(f"importance.beside_training.{key}", importance["beside_training"][key], least)
-    n_steps = config["sampling"]["n_steps"]
-    for key in ("measure_every", "save_every"):
-        if config["sampling"][key] > n_steps:
-            raise InputError(
-                f"sampling.{key}={config['sampling'][key]} is longer than the run, "
-                f"sampling.n_steps={n_steps}"
-            )
+    check_sampling(config["sampling"])
     if (threads := config["trainer"].get("threads")) is not None:
         check_integer("trainer.threads", threads, 1)

@@ -63,7 +63,8 @@ def measure_stages(experiment: Experiment) -> list[Stage]:
 def flow_stages(experiment: Experiment, name: str) -> list[Stage]:
     """One training step, one batch of draws, one step of the chains of a row with a flow."""
     config, device = experiment.config, experiment.system.device
-    row, sampling, size = experiment.rows[name], config["sampling"], experiment.batch_size
+    row, size = experiment.rows[name], experiment.batch_size
+    sampling = row["sampling"]
     rng = torch.Generator(device)
     rng.manual_seed(0)
     stages = []
@@ -149,7 +150,7 @@ def _regression_stages(experiment: Experiment) -> list[Stage]:
         "start": trajectory.start, "end": state.field, "aux": dict(trajectory.aux),
         "action_start": trajectory.action_start, "action_end": trajectory.action_end,
     }
-    stream, sampling = config["stream"], config["sampling"]
+    stream = config["stream"]
     stages = [Stage("compile", "first calls", warm_up)] if warm_up > 2 * t_hmc else []
     n_held = stream["n_held_out"] + stream["n_thermalise"] if experiment.methods else 0
     n_thermal = stream["n_thermalise"]
@@ -178,6 +179,7 @@ def _regression_stages(experiment: Experiment) -> list[Stage]:
                 Stage(f"train {name}", f"{steps} steps", steps * t_step + runs * cost[name])
             )
     for name in rows:
+        sampling = experiment.rows[name]["sampling"]
         n = sampling["n_thermalise"] + sampling["n_steps"] + 2
         stages.append(Stage(f"sample {name}", f"{n} trajectories", n * cost[name]))
     return stages

@@ -201,7 +201,7 @@ class Experiment:
             ChainError: when molecular dynamics is not reversible to 1e-4.
         """
         assert self.folder is not None
-        kernel, sampling = self.kernel(name), self.config["sampling"]
+        kernel, sampling = self.kernel(name), self.rows[name]["sampling"]
         check_processes(self.config["trainer"])
         seed = self.chains.seed("sample", name)
         start = self._row_start(name)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.pipeline.checks import check_integer, check_name
+from lattice_lightning.pipeline.checks import check_integer, check_name, check_sampling
 
 __all__ = ["FLOW_SAMPLERS", "SAMPLERS", "expand_rows", "is_trained", "merged"]
 
@@ -43,6 +43,7 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         _check_keys(name, given)
         row = deepcopy(dict(given))
         row["min_mass"] = config.get("min_mass")
+        row["sampling"] = _sampling(name, row.get("sampling") or {}, config)
         if row["sampler"] == "self_learning_hmc":
             _expand_effective(name, row, config)
         elif row["sampler"] != "hmc":
@@ -53,9 +54,21 @@ def expand_rows(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return expanded
 
 
+def _sampling(name: str, own: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How long the row is sampled: the config's ``sampling`` with the row's differences."""
+    default = dict(config["sampling"])
+    if not isinstance(own, Mapping) or set(own) - set(default):
+        raise InputError(f"row {name!r}: sampling has the keys {sorted(default)}, got {own!r}")
+    found = {**default, **own}
+    for key, most in (config.get("sampling_limits") or {}).items():
+        found[key] = min(found[key], most)
+    check_sampling(found, f"row {name!r}: sampling")
+    return found
+
+
 def _check_keys(name: str, given: Mapping[str, Any]) -> None:
     sampler = given.get("sampler")
-    known = _KEYS.get(str(sampler), set().union(*_KEYS.values())) | {"sampler"}
+    known = _KEYS.get(str(sampler), set().union(*_KEYS.values())) | {"sampler", "sampling"}
     unknown = set(given) - known
     if sampler in _KEYS and sampler != "self_learning_hmc" and given.get("effective"):
         raise InputError(f"row {name!r}: {sampler} has no effective action; use self_learning_hmc")
