@@ -13,7 +13,8 @@ from lattice_lightning.methods.action_path import ScaledPath
 from lattice_lightning.methods.continuity import ContinuityRegression
 from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.models import FlowModel, HaarPrior
-from lattice_lightning.models.group_sweep import ChainAction, ChainFlow, GroupSweep
+from lattice_lightning.models.group_sweep import GroupSweep
+from lattice_lightning.models.plaquette_chain import ChainAction, ChainFlow
 
 __all__ = ["SweepRegression"]
 

@@ -11,10 +11,11 @@ from lattice_lightning.models.flow import Flow, FlowModel, FlowStack, Prior
 from lattice_lightning.models.fourier_flow import FourierFlow, Scaling
 from lattice_lightning.models.gauge_coupling import PlaquetteCoupling, U1Flow
 from lattice_lightning.models.gauge_masks import GaugeStripes
-from lattice_lightning.models.group_sweep import ChainAction, ChainFlow, GroupSweep, PlaquetteSweep
+from lattice_lightning.models.group_sweep import GroupSweep, PlaquetteSweep
 from lattice_lightning.models.link_map import LinkMap, LinkMapStack
 from lattice_lightning.models.loop_velocity import LoopFlow, LoopVelocity
 from lattice_lightning.models.masks import Checkerboard, Stripes
+from lattice_lightning.models.plaquette_chain import ChainAction, ChainFlow
 from lattice_lightning.models.priors import FreeFieldPrior, GaussianFieldPrior, GaussianPrior, HaarPrior
 from lattice_lightning.models.real_nvp import RealNVP, SplineFlow
 from lattice_lightning.models.scalar_velocity import PlaneWaves, SmearedField

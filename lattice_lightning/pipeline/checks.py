@@ -51,14 +51,15 @@ def check_sampling(sampling: Mapping[str, Any], where: str = "sampling") -> None
     Raises:
         InputError: naming the key.
     """
-    for key, least in (
-        ("n_steps", 1), ("measure_every", 1), ("checkpoint_every", 1), ("n_thermalise", 0), ("save_every", 0)
-    ):
-        check_integer(f"{where}.{key}", sampling[key], least)
+    for key in ("n_steps", "measure_every", "checkpoint_every"):
+        check_integer(f"{where}.{key}", sampling[key], 1)
+    for key in ("n_thermalise", "save_every"):
+        check_integer(f"{where}.{key}", sampling[key], 0)
+    n_steps = sampling["n_steps"]
     for key in ("measure_every", "save_every"):
-        if sampling[key] > sampling["n_steps"]:
+        if sampling[key] > n_steps:
             raise InputError(
-                f"{where}.{key}={sampling[key]} is longer than the run, {where}.n_steps={sampling['n_steps']}"
+                f"{where}.{key}={sampling[key]} is longer than the run, {where}.n_steps={n_steps}"
             )
 
 

@@ -22,7 +22,7 @@ from lattice_lightning.models import (
     PlaquetteSweep,
 )
 from lattice_lightning.models.class_flow import torus_grid
-from lattice_lightning.models.group_sweep import ChainVelocity
+from lattice_lightning.models.plaquette_chain import ChainVelocity
 from lattice_lightning.testing import (
     assert_charge_conjugation,
     assert_force,

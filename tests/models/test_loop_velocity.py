@@ -7,7 +7,7 @@ from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import SU2, SUN, U1, RealLine
 from lattice_lightning.lattice import Lattice
 from lattice_lightning.models import FlowModel, HaarPrior, LoopFlow, LoopVelocity
-from lattice_lightning.models.group_sweep import ChainVelocity
+from lattice_lightning.models.plaquette_chain import ChainVelocity
 from lattice_lightning.models.plaquette_potential import LOOPS
 from lattice_lightning.testing import (
     assert_charge_conjugation,
