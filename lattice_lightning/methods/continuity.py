@@ -37,7 +37,7 @@ class ContinuityRegression(FlowMethod):
     """Fits the coefficients of a :class:`.ContinuousFlow`, one node a step.
 
     Logs ``loss`` (residual variance of dS_s/ds, corrected for the fitted degrees of freedom),
-    ``variance`` (before the fit), ``acceptance`` of HMC along the path and ``node``; with the last node
+    ``variance`` (before the fit), ``path_acceptance`` of HMC along it and ``node``; with the last node
     ``rate``, the mean loss over all nodes for the path as it turned out.
 
     Args:
@@ -142,7 +142,7 @@ class ContinuityRegression(FlowMethod):
             self.flow.coefficients.copy_((self.solutions @ weights).squeeze(2))
             rates = (weights.mT @ self.unexplained @ weights).flatten()
             logged["rate"] = float(rates.mean())
-        return {**logged, "acceptance": float(torch.stack(accepted).mean()), "node": float(node)}
+        return {**logged, "path_acceptance": float(torch.stack(accepted).mean()), "node": float(node)}
 
     def _thermalise(self, node: int, rng: torch.Generator) -> None:
         kernel = self.path.kernel(node)

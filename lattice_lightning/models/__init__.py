@@ -19,6 +19,7 @@ from lattice_lightning.models.plaquette_chain import ChainAction, ChainFlow
 from lattice_lightning.models.priors import FreeFieldPrior, GaussianFieldPrior, GaussianPrior, HaarPrior
 from lattice_lightning.models.real_nvp import RealNVP, SplineFlow
 from lattice_lightning.models.scalar_velocity import PlaneWaves, SmearedField
+from lattice_lightning.models.spectral_coupling import SpectralCoupling, SpectralFlow
 from lattice_lightning.models.splines import circular_rational_quadratic, rational_quadratic
 from lattice_lightning.models.sweep_flow import SweepFlow
 
@@ -56,6 +57,8 @@ __all__ = [
     "RealNVP",
     "Scaling",
     "SmearedField",
+    "SpectralCoupling",
+    "SpectralFlow",
     "SplineCoupling",
     "SplineFlow",
     "StepHalving",

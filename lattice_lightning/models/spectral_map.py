@@ -7,12 +7,13 @@ sorting them, so smooth where eigenvalues meet (at the cell's walls, where a spl
 one code for every N. What is lost is a closed form of the inverse. log det is that of the discretised map.
 
 A step of a Runge-Kutta scheme may fold, and the density of a folded map is none. With |v|_Lip the Lipschitz
-constant of the velocity a step of length h is one to one where exp(h |v|_Lip) - 1 < 1. With rho^2 = re^2 +
-im^2, the variances of cos th_j and sin th_j over j add up to 1 - rho^2, so a term of degree d has
-|v|_Lip <= max_rho [d (d - 1) rho^{d-2} (1 - rho^2) + d rho^{d-1}] / 2N. Coefficients are shrunk so that the
-sum of these bounds times h stays below STEP_BOUND.
+constant of the velocity a step of length h is one to one where exp(h |v|_Lip) - 1 < 1. The variances of
+cos th_j and sin th_j over j add up to 1 - rho^2, rho^2 = re^2 + im^2, so by W as a function of re and im
+|v|_Lip <= max [|Hessian W| (1 - rho^2) + |grad W|] / 2N over the disc. Coefficients are shrunk so that the
+sum of the bounds of the terms times h stays below STEP_BOUND.
 """
 
+from math import pi
 from typing import Any
 
 import torch
@@ -28,14 +29,14 @@ __all__ = ["SpectralMap"]
 
 NEWTON_STEPS = 20
 #: largest h |v|_Lip; at most log 2
-STEP_BOUND = 0.5
+STEP_BOUND = 0.6
 
 
 class SpectralMap:
     """P = V e^{i th} V^dag to V e^{i th'} V^dag, with log det by the Haar measure.
 
-    Zero coefficients are the identity, and any are one to one. The derivatives by P and theta are those of the map, also where
-    eigenvalues meet, and also those of the inverse.
+    Zero coefficients are the identity, and any are one to one. The derivatives by P and theta are those of
+    the map, also where eigenvalues meet, and those of its inverse.
 
     Args:
         group: SU(N).
@@ -65,10 +66,7 @@ class SpectralMap:
         self.monomials: list[Monomial] = [
             (d - b, b) for d in range(1, degree + 1) for b in range(odd * d + 1)
         ]
-        rho, d = torch.linspace(0, 1, 1001, dtype=torch.float64), torch.tensor(self.monomials).sum(1)
-        d = d[:, None].to(rho)
-        bound = d * (d - 1) * rho ** (d - 2).clamp_min(0) * (1 - rho * rho) + d * rho ** (d - 1)
-        self._lipschitz = bound.amax(1) / (2 * group.n_colors)
+        self._lipschitz = torch.tensor([_steepness(*m) for m in self.monomials]) / (2 * group.n_colors)
         derivatives = [
             ((a, a - 1, b), (b, a, b - 1), (a * (a - 1), a - 2, b), (a * b, a - 1, b - 1),
              (b * (b - 1), a, b - 2))
@@ -95,7 +93,8 @@ class SpectralMap:
             not find the preimage.
         """
         vectors, angles = _eigen(elements)
-        table = (self._where.to(theta).flatten(0, 1) @ self.bounded(theta)).unflatten(0, self._where.shape[:2])
+        table = self._where.to(theta).flatten(0, 1) @ self.bounded(theta)
+        table = table.unflatten(0, self._where.shape[:2])
         if inverse:
             moved, jacobian, lost = self._carry_back(angles, table)
             ratios = 1 / _distance_ratios(moved, angles, jacobian)
@@ -130,7 +129,9 @@ class SpectralMap:
         for _ in range(2, max(map(max, self._powers)) + 1):
             re_powers.append(re_powers[-1] * re)
             im_powers.append(im_powers[-1] * im)
-        products = torch.stack([re_powers[a] * im_powers[b] if b else re_powers[a] for a, b in self._powers])
+        products = torch.stack(
+            [re_powers[a] * im_powers[b] if b else re_powers[a] for a, b in self._powers]
+        )
         g_re, g_im, g_rr, g_ri, g_ii = (table * products).sum(1).unbind(0)
         s, c = sin - im, cos - re
         # the last angle is minus the sum of the others
@@ -173,6 +174,22 @@ class SpectralMap:
         start = start + _solve(jacobian.detach(), miss)
         lost = ~(miss.detach().abs() < tolerance ** 0.5).all(0)
         return start, self._carry(start, table)[1], lost
+
+
+def _steepness(a: int, b: int) -> float:
+    """Largest |Hessian W| (1 - rho^2) + |grad W| of W = re^a im^b in the disc."""
+    rho = torch.linspace(0, 1, 201, dtype=torch.float64)[:, None]
+    phi = torch.linspace(0, pi / 2, 201, dtype=torch.float64)
+    x, y = rho * phi.cos(), rho * phi.sin()
+
+    def term(factor: int, c: int, d: int) -> Tensor:
+        return factor * x**c * y**d if factor else torch.zeros_like(x)
+
+    xx, xy, yy = term(a * (a - 1), a - 2, b), term(a * b, a - 1, b - 1), term(b * (b - 1), a, b - 2)
+    hessian = (xx + yy).abs() / 2 + torch.hypot((xx - yy) / 2, xy)
+    bound = hessian * (1 - rho * rho) + torch.hypot(term(a, a - 1, b), term(b, a, b - 1))
+    # a per cent for what lies between the points
+    return 1.01 * float(bound.max())
 
 
 def _closed(angles: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def trained():
 def test_phi4_is_learned(trained):
     method, logged = trained
     assert all(0 <= entry["loss"] < 0.01 * entry["variance"] for entry in logged[:-1])
-    assert all(entry["acceptance"] > 0.9 for entry in logged)
+    assert all(entry["path_acceptance"] > 0.9 for entry in logged)
     log_w = method.log_weights(1024, torch.Generator().manual_seed(2))
     assert float(effective_sample_size(log_w)) > 0.99
     halving = step_halving(method.model, 64, torch.Generator().manual_seed(5), method.target)

@@ -70,7 +70,7 @@ def test_weights_are_even(trained):
     logged = trainer.logged_metrics
     assert 0 < float(logged["plaquette_residual"]) < 1e-6
     assert 0 <= float(logged["loss"]) < 0.2 * float(logged["variance"])
-    assert float(logged["acceptance"]) > 0.8
+    assert float(logged["path_acceptance"]) > 0.8
 
 
 def test_log_z_and_plaquette_are_exact(trained):
