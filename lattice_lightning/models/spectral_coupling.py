@@ -172,7 +172,7 @@ class SpectralFlow(FlowStack):
     Example:
         >>> from lattice_lightning.groups import SUN
         >>> SpectralFlow(Lattice((8, 8)), SUN(3)).n_parameters
-        13984
+        14064
     """
 
     symmetries: tuple[str, ...] = ("gauge", "mask_translations", "charge_conjugation")

@@ -14,16 +14,15 @@ sum of the bounds of the terms times h stays below STEP_BOUND.
 """
 
 from math import pi
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace, Group
-from lattice_lightning.models.class_flow import _determinant, _diagonalise, _solve
+from lattice_lightning.models.class_flow import _determinant, _solve
 from lattice_lightning.models.plaquette_potential import Monomial
+from lattice_lightning.models.unitary_eigen import Rebuild, closed, distance_ratios, eigen
 
 __all__ = ["SpectralMap"]
 
@@ -92,15 +91,15 @@ class SpectralMap:
             The images and log det of the map that was asked for, ``[n]``; nan where Newton's method does
             not find the preimage.
         """
-        vectors, angles = _eigen(elements)
+        vectors, angles = eigen(elements)
         table = self._where.to(theta).flatten(0, 1) @ self.bounded(theta)
         table = table.unflatten(0, self._where.shape[:2])
         if inverse:
             moved, jacobian, lost = self._carry_back(angles, table)
-            ratios = 1 / _distance_ratios(moved, angles, jacobian)
+            ratios = 1 / distance_ratios(moved, angles, jacobian)
         else:
             moved, jacobian = self._carry(angles, table)
-            ratios, lost = _distance_ratios(angles, moved, jacobian), None
+            ratios, lost = distance_ratios(angles, moved, jacobian), None
         log_det = _determinant(jacobian).abs().log()
         log_det = (-log_det if inverse else log_det) + 2 * ratios.abs().log().sum(0)
         if lost is not None:
@@ -110,7 +109,7 @@ class SpectralMap:
             eye = torch.eye(2, dtype=elements.dtype, device=elements.device)
             axis = 0.5 * (elements - elements.mH)
             return ratios[0, :, None, None] * axis + moved[0].cos()[:, None, None] * eye, log_det
-        image: Tensor = _Rebuild.apply(elements, vectors, _closed(angles), _closed(moved), ratios)
+        image: Tensor = Rebuild.apply(elements, vectors, closed(angles), closed(moved), ratios)
         return image, log_det
 
     def bounded(self, theta: Tensor) -> Tensor:
@@ -190,80 +189,3 @@ def _steepness(a: int, b: int) -> float:
     bound = hessian * (1 - rho * rho) + torch.hypot(term(a, a - 1, b), term(b, a, b - 1))
     # a per cent for what lies between the points
     return 1.01 * float(bound.max())
-
-
-def _closed(angles: Tensor) -> Tensor:
-    """All N angles of N - 1."""
-    return torch.cat([angles, -angles.sum(0, keepdim=True)])
-
-
-def _eigen(elements: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Constant eigenvectors (None for SU(2)) and free angles ``[N - 1, n]`` with their derivatives.
-
-    d th_j = Im(e^{-i th_j} v_j^dag dP v_j) needs none of the eigenvectors, which have poles.
-    """
-    if elements.shape[-1] == 2:
-        cos = elements.diagonal(dim1=-2, dim2=-1).real.sum(-1) / 2
-        axis = torch.view_as_real(0.5 * (elements - elements.mH)).flatten(1)
-        length = (0.5 * axis.detach().square().sum(1)).clamp_min(torch.finfo(cos.dtype).tiny).sqrt()
-        sin = 0.5 * (axis * (axis.detach() / length[:, None])).sum(1)
-        return None, torch.atan2(sin, cos)[None]
-    with torch.no_grad():
-        angles, vectors = _diagonalise(elements)
-    if elements.requires_grad:
-        phases = torch.polar(torch.ones_like(angles), -angles)
-        angles = angles + ((vectors.conj() * (elements @ vectors)).sum(-2) * phases).angle()
-    return vectors, angles.T[:-1]
-
-
-def _distance_ratios(begin: Tensor, end: Tensor, jacobian: Tensor) -> Tensor:
-    """sin(th'_i - th'_j)/2 over sin(th_i - th_j)/2, pairs i < j: ``[pairs, n]``.
-
-    Where eigenvalues meet it is the derivative of their distance, from the Jacobian.
-    """
-    # where the errors of quotient and derivative, rounding / d and d^2, balance
-    near = torch.finfo(begin.dtype).eps ** (1 / 3)
-    rows, old, new = _closed(jacobian), _closed(begin), _closed(end)
-    ratios = []
-    for i in range(len(old)):
-        for j in range(i + 1, len(old)):
-            before, after = (old[i] - old[j]) / 2, (new[i] - new[j]) / 2
-            # th_i grows and th_j falls by as much
-            along = rows[:, i] - rows[:, j] if j < len(jacobian) else rows[:, i]
-            slope = 0.5 * (along[i] - along[j]) * (after.cos() * before.cos()).sign()
-            meet = before.sin().abs() < near
-            quotient = torch.where(meet, 1.0, after.sin()) / torch.where(meet, 1.0, before.sin())
-            ratios.append(torch.where(meet, slope, quotient))
-    return torch.stack(ratios)
-
-
-class _Rebuild(torch.autograd.Function):
-    """V e^{i th'} V^dag with the derivatives by P = V e^{i th} V^dag and th'.
-
-    By P it is (Daleckii and Krein) V [K o V^dag dP V] V^dag with K_ij = (l'_i - l'_j) / (l_i - l_j) for
-    i != j, which is the ratio of distances times a phase, and K_ii = 0: that part is th'.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, elements: Tensor, vectors: Tensor, old: Tensor, new: Tensor, ratios: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(vectors, old, new, ratios)
-        phases = torch.polar(torch.ones_like(new), new).T
-        return (vectors * phases.unsqueeze(-2)) @ vectors.mH
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
-        vectors, old, new, ratios = ctx.saved_tensors
-        rotated = vectors.mH @ gradient @ vectors
-        phases = torch.polar(torch.ones_like(new), new).T
-        by_angle = (rotated.diagonal(dim1=-2, dim2=-1).conj() * phases).imag.neg().T
-        turn, pair = 0.5 * (new - old), 0
-        quotients = torch.zeros_like(rotated)
-        for i in range(len(new)):
-            for j in range(i + 1, len(new)):
-                quotients[:, i, j] = torch.polar(ratios[pair], -turn[i] - turn[j])
-                quotients[:, j, i] = quotients[:, i, j]
-                pair += 1
-        return vectors @ (quotients * rotated) @ vectors.mH, None, None, by_angle, None

@@ -42,8 +42,9 @@ def coordinates(group, elements, origin):
     return off.movedim(0, -1).movedim(-2, 0)
 
 
-def numerical_log_det(group, function, point, step=1e-3):
+def numerical_log_det(group, function, point, step=1e-4):
     """Of a map of elements ``[..., N, N]`` at one point, by fourth-order differences in the algebra."""
+    # short steps, for the kinks of the networks
     image = function(point[None])
     size = (*point.shape[:-2], group.n_generators)
     n = torch.Size(size).numel()
@@ -108,7 +109,9 @@ def test_bound_is_one_of_the_velocity(group, rng):
         _, change = h._speed(angles, start, table)
         full = torch.cat([change, -change.sum(0, keepdim=True)])
         found = float(torch.linalg.matrix_norm(full.movedim(-1, 0), ord=2).max())
-        assert 0.05 * bound < found <= bound, h.monomials[i]
+        assert found <= bound, h.monomials[i]
+        # random elements of SU(4) come near few of the maxima
+        assert found > (0.2 if group.n_colors < 4 else 0.05) * bound, h.monomials[i]
 
 
 @every_group
@@ -178,7 +181,7 @@ def test_constant_eigenvectors_are_seen(rng, monkeypatch):
     def rebuild(elements, vectors, old, new, ratios):
         return (vectors * torch.polar(torch.ones_like(new), new).T.unsqueeze(-2)) @ vectors.mH
 
-    monkeypatch.setattr(spectral_map._Rebuild, "apply", rebuild)
+    monkeypatch.setattr(spectral_map.Rebuild, "apply", rebuild)
     h, p = SpectralMap(SUN(3)), SUN(3).haar((20,), rng)
     got, expected = directional_derivatives(SUN(3), h, p, coefficients(h, 20, rng), False, rng)
     assert float((got - expected).abs().mean()) > 0.1
@@ -223,12 +226,13 @@ class Case:
 
 def coupling(mu, offset, **options):
     return lambda lattice, group: SpectralCoupling(
-        lattice, group, mu, offset, hidden=(4,), **{"n_steps": 2, "degree": 3, **options}
+        lattice, group, mu, offset, 3, hidden=(4,), n_steps=2, rng=torch.Generator().manual_seed(5), **options
     )
 
 
 def stack(lattice, group):
-    return SpectralFlow(lattice, group, n_layers=4, degree=2, hidden=(4,), n_steps=2)
+    rng = torch.Generator().manual_seed(5)
+    return SpectralFlow(lattice, group, n_layers=4, degree=2, hidden=(4,), n_steps=2, rng=rng)
 
 
 CASES = [
