@@ -22,13 +22,16 @@ class AllocatedBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count its new storages."""
         result = func(*args, **(kwargs or {}))
-        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if id(storage) not in self._seen and id(storage) not in given:
-                    self._count(storage)
+        given = {id(t.untyped_storage()) for t in self._tensors((args, kwargs))}
+        for tensor in self._tensors(result):
+            storage = tensor.untyped_storage()
+            if id(storage) not in self._seen and id(storage) not in given:
+                self._count(storage)
         return result
+
+    @staticmethod
+    def _tensors(tree: Any) -> list[torch.Tensor]:
+        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()

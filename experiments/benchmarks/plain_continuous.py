@@ -27,7 +27,7 @@ class PlainContinuous(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.n_steps = shape, n_steps
-        self.waves = frequency * torch.arange(1, harmonics + 1)
+        self.waves = frequency * torch.arange(1, harmonics + 1, dtype=torch.float64)
         x, y = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
         x, y = x.flatten(), y.flatten()
         dx, dy = (x[:, None] - x) % shape[0], (y[:, None] - y) % shape[1]

@@ -69,16 +69,20 @@ class PlainPhi4(nn.Module):
             AffineCoupling(make_conv_net(1, 2, hidden, 3, True), shape, k % 2) for k in range(n_layers)
         )
 
+    def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All couplings."""
+        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for layer in self.layers:
+            x, log_det = layer(x)
+            total = total + log_det
+        return x, total
+
     def sample(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Fields and log q in the dtype of the weights."""
         dtype = next(self.parameters()).dtype
         z = torch.randn(n, *self.shape, generator=rng, dtype=dtype, device=rng.device)
-        log_q = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=(1, 2))
-        x = z
-        for layer in self.layers:
-            x, log_det = layer(x)
-            log_q = log_q - log_det
-        return x, log_q
+        x, log_det = self.transform(z)
+        return x, torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=(1, 2)) - log_det
 
 
 def plain_action(x: Tensor, m2: float = -4.0, lam: float = 8.0) -> Tensor:

@@ -1,7 +1,7 @@
 """The U(1) flow of the tutorial 2101.08176 in plain torch, to time U1Flow against.
 
-Written from its section 5: nothing of this package. Every coupling works on the whole lattice and multiplies
-masks in, with tangents and torch's own convolutions.
+Written from its section 5: nothing of this package. Every coupling works on the whole lattice and
+multiplies masks in, with tangents and torch's own convolutions.
 """
 
 from collections.abc import Sequence

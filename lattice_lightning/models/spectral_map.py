@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace, Group
-from lattice_lightning.models.class_flow import _determinant, _solve
+from lattice_lightning.models.class_torus import determinant, solve
 from lattice_lightning.models.plaquette_potential import Monomial
 from lattice_lightning.models.unitary_eigen import Rebuild, closed, distance_ratios, eigen
 
@@ -100,7 +100,7 @@ class SpectralMap:
         else:
             moved, jacobian = self._carry(angles, table)
             ratios, lost = distance_ratios(angles, moved, jacobian), None
-        log_det = _determinant(jacobian).abs().log()
+        log_det = determinant(jacobian).abs().log()
         log_det = (-log_det if inverse else log_det) + 2 * ratios.abs().log().sum(0)
         if lost is not None:
             log_det = log_det.masked_fill(lost, torch.nan)
@@ -164,13 +164,13 @@ class SpectralMap:
             for _ in range(NEWTON_STEPS):
                 forth, jacobian = self._carry(start, table)
                 miss = angles - forth
-                start = start + _solve(jacobian, miss).clamp(-1, 1)
+                start = start + solve(jacobian, miss).clamp(-1, 1)
                 if not bool((miss.abs() > tolerance).any()):
                     break
         # one more step carries the derivatives of the implicit function
         forth, jacobian = self._carry(start, table)
         miss = angles - forth
-        start = start + _solve(jacobian.detach(), miss)
+        start = start + solve(jacobian.detach(), miss)
         lost = ~(miss.detach().abs() < tolerance ** 0.5).all(0)
         return start, self._carry(start, table)[1], lost
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lattice_lightning.models.class_flow import _diagonalise
+from lattice_lightning.models.class_torus import diagonalise
 
 __all__ = ["Rebuild", "closed", "distance_ratios", "eigen"]
 
@@ -28,7 +28,7 @@ def eigen(elements: Tensor) -> tuple[Tensor | None, Tensor]:
         sin = 0.5 * (axis * (axis.detach() / length[:, None])).sum(1)
         return None, torch.atan2(sin, cos)[None]
     with torch.no_grad():
-        angles, vectors = _diagonalise(elements)
+        angles, vectors = diagonalise(elements)
     if elements.requires_grad:
         phases = torch.polar(torch.ones_like(angles), -angles)
         angles = angles + ((vectors.conj() * (elements @ vectors)).sum(-2) * phases).angle()

@@ -19,6 +19,8 @@ __all__ = ["InvertibleMap", "LatentHMC", "TransformedAction"]
 
 #: distance of flow(inverse(x)) from x above which a latent field is not that of x
 MAX_ROUND_TRIP = 1e-6
+#: times that the inverse is solved again for what it missed
+REFINEMENTS = 4
 
 
 class InvertibleMap(Protocol):
@@ -156,10 +158,23 @@ class LatentHMC(Kernel):
     @torch.no_grad()
     def at(self, field: Tensor) -> State:
         """The state at a given field; z is nan where the flow's inverse fails."""
-        z = self.space.reunitarise(self.flow.inverse(field)[0])
-        distance = self._components(self.flow.forward(z)[0]) - self._components(field)
-        found = distance.abs().flatten(1).amax(1) <= MAX_ROUND_TRIP
+        aim = field
+        for _ in range(1 + REFINEMENTS):
+            # the inverse of an integrated flow is one to the integrator's order: aim beside the mark
+            z = self.space.reunitarise(self.flow.inverse(aim)[0])
+            image = self.flow.forward(z)[0]
+            distance = self._components(image) - self._components(field)
+            found = distance.abs().flatten(1).amax(1) <= MAX_ROUND_TRIP
+            if bool(found.all()):
+                break
+            aim = self._shifted(aim, field, image)
         return State(field, {"latent": torch.where(_per_chain(found, z), z, torch.nan)})
+
+    def _shifted(self, aim: Tensor, field: Tensor, image: Tensor) -> Tensor:
+        """aim moved by what leads from the image to the field."""
+        if isinstance(self.space, Group) and self.space.n_colors > 1:
+            return field @ image.mH @ aim
+        return self.space.reunitarise(aim + field - image)
 
     def _components(self, field: Tensor) -> Tensor:
         """Real numbers, chains first, in which equal fields are equal."""

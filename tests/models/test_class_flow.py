@@ -10,7 +10,7 @@ from lattice_lightning.analysis.exact_2d import log_z_torus
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import SU2, SUN, U1, RealLine
 from lattice_lightning.models import ClassFlow
-from lattice_lightning.models.class_flow import torus_grid
+from lattice_lightning.models.class_torus import torus_grid
 
 # coupling and largest deviation from the exact map
 CASES = {

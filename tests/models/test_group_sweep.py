@@ -21,7 +21,7 @@ from lattice_lightning.models import (
     HaarPrior,
     PlaquetteSweep,
 )
-from lattice_lightning.models.class_flow import torus_grid
+from lattice_lightning.models.class_torus import torus_grid
 from lattice_lightning.models.plaquette_chain import ChainVelocity
 from lattice_lightning.testing import (
     assert_charge_conjugation,
