@@ -152,9 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    from lattice_lightning.pipeline.device import process_rank
+    from lattice_lightning.pipeline.device import keep_memory, process_rank
     from lattice_lightning.pipeline.processes import world_size
 
+    keep_memory()
     rank = process_rank()
     console = Console(quiet=rank != 0, width=None if sys.stdout.isatty() else 160)
     try:

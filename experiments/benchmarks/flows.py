@@ -6,7 +6,6 @@ Contestants take turns (ours, plain, copy, ours, plain, copy, ...), every ratio 
 the table shows median, smallest and largest. Writes results.json, figure.png and the table in README.md.
 """
 
-import ctypes
 import json
 import statistics
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from plain_phi4 import PlainPhi4, plain_action
 from plain_u1 import PlainU1, plain_u1_action
 from torch import Tensor, nn
 
+from lattice_lightning.pipeline.device import keep_memory
 from lattice_lightning.actions import Action, Phi4, WilsonGauge
 from lattice_lightning.groups import SUN, U1
 from lattice_lightning.lattice import Lattice
@@ -154,23 +154,6 @@ class Bench:
     def rng(self, seed: int = 1) -> torch.Generator:
         """A generator on the device."""
         return torch.Generator(self.device).manual_seed(seed)
-
-
-def keep_memory() -> None:
-    """Let the C library keep freed memory, for all contestants.
-
-    Otherwise whether a large temporary is given back to the system after every operation, to be cleared
-    page by page when the next one asks for it, depends on what was allocated before: draws of the U(1)
-    flow take 0.4 s or 0.9 s.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    mallopt(mmap_threshold, 2**25)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 2**26)
 
 
 def number(x: float) -> str:

@@ -115,4 +115,6 @@ def judge_rows(
     by_row: dict[str, dict[str, Mapping[str, Estimate]]] = {}
     for name, estimated in observables.items():
         by_row.setdefault(name.rpartition("/")[2], {})[name] = estimated
-    return {row: judgement(found, partition.get(row)) for row, found in by_row.items()}
+    judged = {row: judgement(found, partition.get(row)) for row, found in by_row.items()}
+    # where nothing exact is known there is nothing to judge
+    return {row: j for row, j in judged.items() if j["pulls"] or j["without_error"]}
