@@ -84,7 +84,7 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], rows: Sequence[str]) -
     title = "direct draws (dashed: ESS)" if any_ess else "short exact runs"
     right.set(xlabel="training step", ylabel="acceptance", title=f"{title} beside training")
     if any_acceptance:
-        right.set_ylim(0, 1)
+        right.set_ylim(0, 1.03)
     left.legend(fontsize=8 if len(rows) < 9 else 5)
     for axes in (left, right):
         _plain(axes)
@@ -246,8 +246,8 @@ def points_figure(summary: Mapping[str, Any]) -> Figure | None:
                     [k for k, _, _ in known], [y for _, y, _ in known], yerr=[e for _, _, e in known],
                     fmt="o-", capsize=2, markersize=3.5, color=colours[name], label=name,
                 )
-    panels[0].set(ylabel="ESS of direct draws", ylim=(0, 1))
-    panels[1].set(ylabel="acceptance", ylim=(0, 1))
+    panels[0].set(ylabel="ESS of direct draws", ylim=(0, 1.03))
+    panels[1].set(ylabel="acceptance", ylim=(0, 1.03))
     panels[2].set(ylabel=r"$\tau_{int}$ of Q" if charge else r"longest $\tau_{int}$", yscale="log")
     for axes in panels:
         axes.set_xticks(range(len(points)), points, fontsize=7, rotation=30 if len(points) > 5 else 0)
