@@ -12,7 +12,15 @@ from omegaconf import OmegaConf
 
 from lattice_lightning.analysis import plots
 from lattice_lightning.analysis.errors import format_entry
-from lattice_lightning.analysis.tables import FLOW_COLUMNS, doubts, flow_cells, has_weights, rows_of
+from lattice_lightning.analysis.tables import (
+    FLOW_COLUMNS,
+    HALVED,
+    doubts,
+    flow_cells,
+    halving_cell,
+    has_weights,
+    rows_of,
+)
 
 __all__ = ["write_report"]
 
@@ -71,11 +79,11 @@ def _flows(summary: Mapping[str, Any], headline: str) -> str:
                 format_entry(sampling.get("acceptance_of_draws")),
                 str((sampling.get("ess") or {}).get("n", "")), str(sampling.get("n_failed_draws", "")),
                 format_entry(sampling.get("tunnelling_rate")), format_entry(sampling.get("ess_target")),
-                _number((sampling.get("step_halving") or {}).get("log_q"), ".2g"),
+                halving_cell(sampling),
             ]
         )
     header = (*FLOW_COLUMNS, "loss first", "loss last", "acceptance of draws", "draws", "failed draws",
-              "tunnelling rate", "ESS of HMC's fields", "rms change of log q, steps halved")
+              "tunnelling rate", "ESS of HMC's fields", HALVED)
     text = ""
     for point, lines in points.items():
         if point:

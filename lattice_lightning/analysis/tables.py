@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from math import hypot
+from math import hypot, sqrt
 from typing import Any
 
 from rich.table import Table
@@ -10,7 +10,8 @@ from rich.table import Table
 from lattice_lightning.analysis.errors import format_entry
 
 __all__ = [
-    "FLOW_COLUMNS", "doubts", "flow_cells", "has_weights", "rows_of", "shared_observables", "summary_table",
+    "FLOW_COLUMNS", "HALVED", "doubts", "flow_cells", "halving_cell", "has_weights", "rows_of",
+    "shared_observables", "summary_table",
 ]
 
 
@@ -64,6 +65,7 @@ SHORT = {
     "polyakov_loop": "L", "chiral_": "", "topological_charge": "Q", "topological_susceptibility": "chi_Q",
     "wilson_loop": "W", "magnetisation_squared": "V M^2",
 }
+HALVED = "steps halved: change of log q / log w / log Z"
 FLOW_COLUMNS = ("row", "parameters", "steps", "training s", "ESS", "acceptance", "Var(log w)", "log Z")
 
 
@@ -156,6 +158,32 @@ def _weights(name: str, sampling: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{name}: the effective sample size rests on {effective:.1f} effective draws of {ess['n']}: "
             "too few for it or log Z to be trusted."
+        )
+    return found + _integration(name, sampling)
+
+
+def halving_cell(sampling: Mapping[str, Any]) -> str:
+    """The cell of column ``HALVED``: changes of log q (rms), log w (standard deviation), log Z."""
+    halving = sampling.get("step_halving") or {}
+    values = (halving.get(key) for key in ("log_q", "log_w", "log_z"))
+    return " / ".join("" if value is None else f"{value:.1g}" for value in values) if halving else ""
+
+
+def _integration(name: str, sampling: Mapping[str, Any]) -> list[str]:
+    """Whether a continuous flow's log q is that of its map, to the errors that are quoted."""
+    halving = sampling.get("step_halving") or {}
+    log_z, spread = sampling.get("log_z") or {}, sampling.get("var_log_w")
+    shift, change = halving.get("log_z"), halving.get("log_w")
+    found = []
+    if shift is not None and log_z.get("error") and abs(shift) > log_z["error"]:
+        found.append(
+            f"{name}: halved integration steps move log Z by {-shift:.2g}, more than its error "
+            f"{log_z['error']:.2g}: log q is not that of the map; raise n_steps of the flow."
+        )
+    if change is not None and spread is not None and change > 0.1 * sqrt(spread):
+        found.append(
+            f"{name}: halved integration steps change log w by {change:.2g}, more than a tenth of its "
+            f"standard deviation {sqrt(spread):.2g}: raise n_steps of the flow."
         )
     return found
 

@@ -11,7 +11,7 @@ draw from the flow. The residual variance of dS_s/ds is the rate at which log we
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ class ContinuityRegression(FlowMethod):
         steps = -(-len(path.visits) // max(1, n_epochs))
         super().__init__(model, target, n_epochs, steps, _idle, seed=seed, label=label)
         self.automatic_optimization = False
-        self.flow, self.path = model.flow, path
+        self.path = path
         counts = {"n_chains": n_chains, "n_measure": n_measure, "separation": separation}
         if min(counts.values()) < 1 or min(n_relax, n_thermalise) < 0 or ridge < 0:
             raise InputError(
@@ -110,6 +110,11 @@ class ContinuityRegression(FlowMethod):
         k = self.path.n_columns
         self.solutions = torch.zeros(n_nodes, p, k, dtype=torch.float64)
         self.unexplained = torch.zeros(n_nodes, k, k, dtype=torch.float64)
+
+    @property
+    def flow(self) -> ContinuousFlow:
+        """The model's flow."""
+        return cast(ContinuousFlow, self.model.flow)
 
     @property
     def n_visits(self) -> int:

@@ -268,15 +268,18 @@ class _Adjoint(torch.autograd.Function):
 
 
 class StepHalving(NamedTuple):
-    """What halving the integrator's steps changes, at fixed z.
+    """What halving the integrator's steps changes, at fixed z (as they are minus halved).
 
     Attributes:
         log_q: rms change of log q.
-        log_w: rms change of log w = -S - log q, from which a constant is taken off; None without action.
+        log_w: standard deviation of the change of log w = -S - log q: what acceptance feels; None without
+            action.
+        log_z: mean change of log w: what log Z is off by; None without action.
     """
 
     log_q: float
     log_w: float | None
+    log_z: float | None
 
 
 @torch.no_grad()
@@ -309,5 +312,8 @@ def step_halving(
         if action is not None:
             log_w.append(action.value(x_finer, {}) - action.value(x, {}) + log_q[-1])
     change = torch.cat(log_q)
-    weight = float(torch.cat(log_w).std()) if log_w else None
-    return StepHalving(float(change.square().mean().sqrt()), weight)
+    rms = float(change.square().mean().sqrt())
+    if not log_w:
+        return StepHalving(rms, None, None)
+    weight = torch.cat(log_w)
+    return StepHalving(rms, float(weight.std()), float(weight.mean()))

@@ -8,7 +8,7 @@ from typing import Any
 
 from lattice_lightning.analysis import format_entry, rows_of
 from lattice_lightning.analysis.plots import observables_figure, overview_figure, points_figure
-from lattice_lightning.analysis.tables import FLOW_COLUMNS, flow_cells
+from lattice_lightning.analysis.tables import FLOW_COLUMNS, HALVED, flow_cells, halving_cell
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.compose import command_of
@@ -93,7 +93,7 @@ def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     charge = "topological_charge" in names
     head = [*FLOW_COLUMNS, *[n.replace("_", " ") for n in names]]
     halved = any(e["summary"]["sampling"].get("step_halving") for e in entries)
-    head += ["change of log q, steps halved"] * halved
+    head += [HALVED] * halved
     head += ["tau_int(Q)", "tunnelling rate"] * charge + ["s / eff. sample", "with training"]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
     for entry in entries:
@@ -105,8 +105,7 @@ def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             pull = "" if sigma is None else f" [{sigma:+.1f}]"
             cells.append(format_entry(observable) + _mark(observable) + pull)
         if halved:
-            change = (sampling.get("step_halving") or {}).get("log_q")
-            cells.append("" if change is None else f"{change:.2g}")
+            cells.append(halving_cell(sampling))
         if charge:
             tau = row["observables"]["topological_charge"]["tau_int"]
             cells += ["" if tau is None else f"{tau:.2g}", format_entry(sampling.get("tunnelling_rate"))]
