@@ -1,94 +1,129 @@
-"""Fits of flow_volume: python experiments/flow_volume/fits.py RUN_FOLDER
+"""Fits of flow_volume: python experiments/flow_volume/fits.py RUN_FOLDER.
 
-ESS of flows trained on 8^2 against the volume, log ESS = -V / V_0; and steps (and seconds) of training
-to an acceptance of 0.5 against the volume, steps = a V^b. Errors: of the ESS from the run, of the steps
-half an interval between two measurements.
+Volume: of flows trained on 8^2 and used on larger lattices, log ESS = -a - (V - 64) / V_0, from points with at
+least 100 effective draws; and the acceptance A of independence Metropolis between direct draws, which stands
+where the ESS does not: Gaussian log weights of variance s^2 are accepted with A = erfc(s / 2), so that
+s^2 = a' + (V - 64) / V_A. Cost: steps of training until the acceptance first reaches WANTED, steps = c V^b.
+Errors: of the run; of the steps half an interval between two measurements; those of fitted numbers are
+scaled by sqrt(chi^2 / dof) where that is above one. One seed: no scatter between trainings.
 """
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import curve_fit
+from scipy.special import erfc, erfcinv
 
 from lattice_lightning.analysis import load_summary, rows_of
 from lattice_lightning.callbacks import read_metrics
 
-WANTED = 0.5
+WANTED = 0.3
+TRAINED = 64
+ENOUGH = 100
+COLOURS = {"realnvp": "#0072B2", "spline": "#E69F00", "continuous": "#009E73"}
+Rows = Mapping[str, Mapping[str, Any]]
 
 
-def volumes(rows):
-    """{architecture: [(V, ESS, error)]} of the flows trained on 8^2."""
-    found = {}
+def line(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> dict[str, Any]:
+    """Weighted straight line y = intercept + slope x, with chi^2."""
+    (slope, intercept), covariance = np.polyfit(x, y, 1, w=1 / error, cov="unscaled")
+    chi2, dof = float((((y - intercept - slope * x) / error) ** 2).sum()), len(x) - 2
+    scale = max(1.0, chi2 / dof) if dof else 1.0
+    return {
+        "slope": float(slope), "slope_error": float(np.sqrt(covariance[0, 0] * scale)),
+        "intercept": float(intercept), "chi2": chi2, "dof": dof,
+    }
+
+
+def of_trained_on_8(rows: Rows, kind: str) -> list[tuple[int, dict[str, Any]]]:
+    """(V, sampling entry) of one architecture."""
+    found = []
     for name, row in rows.items():
-        point, _, kind = name.partition("/")
-        if (point == "L8" or point.endswith("_of_8")) and "ess" in row["sampling"]:
-            lattice = row["parameters"]["lattice"]
-            ess = row["sampling"]["ess"]
-            found.setdefault(kind, []).append((lattice[0] * lattice[1], ess["value"], ess["error"] or ess["value"]))
-    return {kind: sorted(points) for kind, points in found.items()}
+        point, _, row_name = name.partition("/")
+        if row_name == kind and (point == "L8" or point.endswith("_of_8")):
+            found.append((int(np.prod(row["parameters"]["lattice"])), row["sampling"]))
+    return sorted(found, key=lambda pair: pair[0])
 
 
-def costs(folder, rows):
-    """{architecture: [(V, steps to the acceptance, half an interval, seconds)]}; None where not reached."""
-    found = {}
-    for point in ("L4", "L6", "L8"):
-        metrics = read_metrics(folder / "points" / point / "metrics.csv")
-        for kind in ("realnvp", "spline"):
-            curve = [(e["step"], e["value"]) for e in metrics if e["row"] == kind and e["metric"] == "acceptance"]
-            steps = [step for step, value in curve if value >= WANTED]
-            row = rows[f"{point}/{kind}"]
-            interval = curve[1][0] - curve[0][0]
-            first = steps[0] + 1 if steps else None
-            seconds = first and row["training"]["seconds"] * first / row["training"]["steps"]
-            extent = row["parameters"]["lattice"][0]
-            found.setdefault(kind, []).append((extent**2, first, interval / 2, seconds))
-    return found
+def volume(rows: Rows, kind: str, left: Axes, middle: Axes) -> dict[str, Any]:
+    """ESS and acceptance against the volume."""
+    points = of_trained_on_8(rows, kind)
+    grid = np.linspace(TRAINED, 1.05 * points[-1][0])
+    ess = [(v, s["ess"]["value"], s["ess"]["error"]) for v, s in points]
+    trusted = [p for p, (_, s) in zip(ess, points, strict=True) if p[1] * s["ess"]["n"] >= ENOUGH]
+    left.errorbar(*zip(*trusted, strict=True), fmt="o", color=COLOURS[kind], capsize=2, label=kind)
+    result: dict[str, Any] = {"ess": ess}
+    if len(trusted) > 2:
+        v, value, error = np.array(trusted).T
+        fit = line(v - TRAINED, np.log(value), error / value)
+        result["log_ess"] = fit | {"V_0": -1 / fit["slope"], "V_0_error": fit["slope_error"] / fit["slope"] ** 2}
+        left.plot(grid, np.exp(fit["intercept"] + fit["slope"] * (grid - TRAINED)), color=COLOURS[kind], lw=1)
+    v, value, error = np.array(
+        [(v, s["acceptance_of_draws"]["value"], s["acceptance_of_draws"]["error"]) for v, s in points]
+    ).T
+    spread = 4 * erfcinv(value) ** 2
+    # ds^2/dA from A = erfc(s / 2), dA/ds = -exp(-s^2 / 4) / sqrt(pi)
+    spread_error = 2 * np.sqrt(spread) * np.sqrt(np.pi) * np.exp(spread / 4) * error
+    fit = line(v - TRAINED, spread, spread_error)
+    result["acceptance"] = [list(p) for p in zip(v, value, error, strict=True)]
+    result["spread"] = fit | {"V_A": 1 / fit["slope"], "V_A_error": fit["slope_error"] / fit["slope"] ** 2}
+    middle.errorbar(v, value, error, fmt="o", color=COLOURS[kind], capsize=2)
+    curve = np.maximum(fit["intercept"] + fit["slope"] * (grid - TRAINED), 0)
+    label = f"{kind}: $V_A$ = {1 / fit['slope']:.0f}"
+    middle.plot(grid, erfc(np.sqrt(curve) / 2), color=COLOURS[kind], lw=1, label=label)
+    return result
 
 
-def main(folder):
-    folder, here = Path(folder), Path(__file__).parent
+def cost(folder: Path, rows: Rows, kind: str, right: Axes) -> dict[str, Any]:
+    """Steps of training to the wanted acceptance against the volume."""
+    points, reached = [], []
+    for point in ("L4", "L6", "L8", "L10"):
+        entries = read_metrics(folder / "points" / point / "metrics.csv")
+        curve = [(e["step"], e["value"]) for e in entries if (e["row"], e["metric"]) == (kind, "acceptance")]
+        half = (curve[1][0] - curve[0][0]) / 2
+        steps = next((step + 1 for step, value in curve if value >= WANTED), None)
+        row = rows[f"{point}/{kind}"]
+        entry = {"V": int(np.prod(row["parameters"]["lattice"])), "steps": steps, "error": half, "last": curve[-1][1]}
+        if steps:
+            entry["seconds"] = row["training"]["seconds"] * steps / row["training"]["steps"]
+            reached.append((entry["V"], steps, half))
+        points.append(entry)
+    result: dict[str, Any] = {"points": points}
+    if not reached:
+        return result
+    v, steps, error = np.array(reached, float).T
+    label = kind
+    if len(reached) > 2:
+        fit = line(np.log(v), np.log(steps), error / steps)
+        result["power"] = fit
+        label += f": $V^{{{fit['slope']:.1f}({fit['slope_error']:.1f})}}$"
+        right.plot(v, np.exp(fit["intercept"]) * v ** fit["slope"], color=COLOURS[kind], lw=1)
+    right.errorbar(v, steps, error, fmt="o", color=COLOURS[kind], capsize=2, label=label)
+    return result
+
+
+def main(run: str) -> None:
+    """Write fits.json and fits.png beside this file."""
+    folder, here = Path(run), Path(__file__).parent
     rows = dict(rows_of(load_summary(folder / "summary.json")))
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    result = {"run": folder.name, "wanted_acceptance": WANTED, "ess": {}, "cost": {}}
-    for colour, (kind, points) in zip(("#0072B2", "#E69F00", "#009E73"), volumes(rows).items()):
-        v, ess, error = (np.array(column, float) for column in zip(*points))
-        relative = np.maximum(error / ess, 1e-3)
-        (inverse,), covariance = curve_fit(lambda v, b: -b * v, v, np.log(ess), [1e-3], relative, True)
-        chi2 = float((((np.log(ess) + inverse * v) / relative) ** 2).sum())
-        result["ess"][kind] = {
-            "points": points, "V_0": 1 / inverse, "error": float(np.sqrt(covariance[0, 0])) / inverse**2,
-            "chi2": chi2, "dof": len(v) - 1,
-        }
-        left.errorbar(v, ess, error, fmt="o", color=colour, capsize=2)
-        grid = np.linspace(0, v.max() * 1.05)
-        left.plot(grid, np.exp(-inverse * grid), color=colour, linewidth=1, label=f"{kind}: $V_0$ = {1 / inverse:.0f}")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    result: dict[str, Any] = {"run": folder.name, "wanted_acceptance": WANTED}
+    result["volume"] = {kind: volume(rows, kind, left, middle) for kind in COLOURS}
+    result["cost"] = {kind: cost(folder, rows, kind, right) for kind in ("realnvp", "spline")}
     left.set(xlabel="volume", ylabel="ESS", yscale="log", title="trained on $8^2$, used on larger lattices")
-    left.legend(fontsize=8)
-    for colour, (kind, points) in zip(("#0072B2", "#E69F00"), costs(folder, rows).items()):
-        reached = [p for p in points if p[1]]
-        entry = {"points": points}
-        label = kind
-        if len(reached) >= 2:
-            v, steps, error, _ = (np.array(column, float) for column in zip(*reached))
-            relative = error / steps
-            fit, covariance = np.polyfit(np.log(v), np.log(steps), 1, w=1 / relative, cov="unscaled")
-            entry |= {"exponent": float(fit[0]), "error": float(np.sqrt(covariance[0, 0]))}
-            label = f"{kind}: $V^{{{fit[0]:.1f}({np.sqrt(covariance[0, 0]):.1f})}}$"
-            right.plot(v, np.exp(np.polyval(fit, np.log(v))), color=colour, linewidth=1)
-        if reached:
-            right.errorbar([p[0] for p in reached], [p[1] for p in reached], [p[2] for p in reached], fmt="o",
-                           color=colour, capsize=2, label=label)
-        result["cost"][kind] = entry
+    middle.set(xlabel="volume", ylabel="acceptance of direct draws", ylim=(0, 1.05))
     right.set(xlabel="volume", ylabel=f"steps to acceptance {WANTED}", xscale="log", yscale="log",
-              title="cost of training (batch 64)")
-    right.legend(fontsize=8)
+              title="cost of training, batch 64, one seed")
+    for axes in (left, middle, right):
+        axes.legend(fontsize=8)
     figure.savefig(here / "fits.png", dpi=140)
     (here / "fits.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
