@@ -35,6 +35,9 @@ class ScaledAction(Action):
         action: bosonic action S.
         factor: the number c, finite.
 
+    Attributes:
+        n_forces: forces of S evaluated since the action was made, of all chains at once.
+
     Raises:
         InputError: for another factor, or an action that draws pseudofermions, whose heat bath
             would be another one.
@@ -51,7 +54,7 @@ class ScaledAction(Action):
         if not isfinite(factor):
             raise InputError(f"an action is scaled by a finite number, got {factor}")
         require_bosonic(action, "scaling an action")
-        self.action, self.factor = action, float(factor)
+        self.action, self.factor, self.n_forces = action, float(factor), 0
         self.lattice, self.space = action.lattice, action.space
 
     def value(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
@@ -73,6 +76,7 @@ class ScaledAction(Action):
                 return torch.zeros_like(field)
             shape = (*self.space.site_shape(field), self.space.n_generators)
             return torch.zeros(shape, dtype=_real(field), device=field.device)
+        self.n_forces += 1
         return self.factor * self.action.force(field, aux, strict=strict)
 
 
@@ -89,9 +93,6 @@ class MixedAction(SumAction):
         prior: S_0.
         target: S.
         fraction: c, from 0 to 1.
-
-    Attributes:
-        n_forces: forces evaluated since the action was made, of all chains at once.
 
     Raises:
         InputError: for another fraction, pseudofermions, or actions on different fields.
@@ -110,12 +111,11 @@ class MixedAction(SumAction):
     def __init__(self, prior: Action, target: Action, fraction: float) -> None:
         if not 0 <= fraction <= 1:
             raise InputError(f"annealing goes from fraction 0 to 1, got {fraction}")
-        super().__init__(
-            {"prior": ScaledAction(prior, 1 - fraction), "target": ScaledAction(target, fraction)}
-        )
-        self.fraction, self.n_forces = float(fraction), 0
+        target_term = ScaledAction(target, fraction)
+        super().__init__({"prior": ScaledAction(prior, 1 - fraction), "target": target_term})
+        self.fraction, self._target_term = float(fraction), target_term
 
-    def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
-        """Sum of the forces."""
-        self.n_forces += 1
-        return super().force(field, aux, strict=strict)
+    @property
+    def n_forces(self) -> int:
+        """Forces of the target evaluated since the action was made, of all chains at once."""
+        return self._target_term.n_forces

@@ -56,6 +56,8 @@ def plaquette_su2(beta: float, volume: int) -> float:
         >>> round(plaquette_su2(2.7, 4), 6), round(plaquette_su2(2.7, 4096), 6)
         (0.551229, 0.532971)
     """
+    if beta == 0:
+        return 0.0
     n = np.arange(1, 80)
     c = 2 * special.ive(n, beta) / beta
     # d/dbeta (I_n/beta) = (I_{n-1} + I_{n+1})/2/beta - I_n/beta^2

@@ -6,6 +6,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.methods import FlowMethod, gather_draws, step_generator
 from lattice_lightning.metrics import WeightStatistics, weight_statistics
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["ImportanceSampling"]
 
@@ -43,7 +44,8 @@ class ImportanceSampling(Callback):
 
     def statistics(self, module: FlowMethod, rank: int = 0) -> WeightStatistics:
         """Of the draws of all ranks."""
-        rng = step_generator(self.seed, 0, rank, module.model_device)
+        # apart from the training's, whose seed may be the same
+        rng = step_generator(derive_seed(self.seed, "importance"), 0, rank, module.model_device)
         log_w = module.log_weights(self.n, rng, self.batch_size)
         # nan would be taken for a draw that a rank has not got; both are failures of weight zero
         log_w = torch.where(torch.isnan(log_w), torch.inf, log_w)

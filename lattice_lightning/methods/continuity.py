@@ -153,9 +153,10 @@ class ContinuityRegression(FlowMethod):
         kernel = self.path.kernel(node)
         state, half = State(self.path.start(self.n_chains, rng)), self.n_thermalise // 2
         axes = tuple(range(-self.model.lattice.ndim, 0))
-        two_point, count = torch.zeros((), device=rng.device), 0
+        two_point, count, failures = torch.zeros((), device=rng.device), 0, FailureCount()
         for step in range(self.n_thermalise):
-            state, _ = kernel.step(rng, state)
+            state, info = kernel.step(rng, state)
+            failures.add(info.delta_H.cpu(), step)
             if step >= half and isinstance(self.flow.basis, PlaneWaves):
                 modes = torch.fft.fftn(state.field, dim=axes)
                 two_point = two_point + (modes.real.square() + modes.imag.square()).mean(0)

@@ -15,6 +15,7 @@ from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.models import FlowModel, HaarPrior
 from lattice_lightning.models.group_sweep import GroupSweep
 from lattice_lightning.models.plaquette_chain import ChainAction, ChainFlow
+from lattice_lightning.seeds import derive_seed
 
 __all__ = ["SweepRegression"]
 
@@ -108,7 +109,8 @@ class SweepRegression(FlowMethod):
         """The small lattice to where the model is, with random numbers of this rank."""
         inner: ContinuityRegression = self.__dict__["inner"]
         inner.to(self.model_device)
-        inner.seed = self.seed + 7919 * self.global_rank
+        # of no trainer of its own, so it does not know its rank
+        inner.seed = derive_seed(self.seed, "rank", self.global_rank) if self.global_rank else self.seed
         inner.on_fit_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

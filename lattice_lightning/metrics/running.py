@@ -71,5 +71,7 @@ class EffectiveSampleSize(Metric):
         self.count = self.count + flat.numel()
 
     def compute(self) -> Tensor:
-        """ESS in (0, 1]."""
+        """ESS in [0, 1]; zero where every draw failed."""
+        if self.count > 0 and not torch.isfinite(self.log_sum):
+            return torch.zeros_like(self.log_sum)
         return torch.exp(2 * self.log_sum - self.log_sum_squares - self.count.log())

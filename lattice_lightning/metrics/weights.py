@@ -2,6 +2,7 @@
 
 A log weight of nan or +inf is a failure, -inf a field the target forbids. Each has weight zero, as in
 the Metropolis step that rejects it; failures are counted, and nothing that is not finite is averaged.
+(Chains cannot tell the three apart: there a forbidden proposal counts as a failure too.)
 """
 
 from collections.abc import Callable

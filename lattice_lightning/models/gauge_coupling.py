@@ -30,7 +30,7 @@ def tan_mixture(x: Tensor, s: Tensor, inverse: bool = False) -> tuple[Tensor, Te
     """Mean of 2 arctan(e^s tan(x/2)) over components: a map of the circle with fixed points 0, +-pi.
 
     The non-compact projection of 2002.02428, section 2.2; the inverse, which has no closed form, by
-    bisection and Newton's method to rounding, without a graph.
+    bisection and Newton's method to rounding, with the gradient of the implicit function.
 
     Args:
         x: angles in [-pi, pi], ``[...]``.
@@ -66,6 +66,9 @@ def tan_mixture(x: Tensor, s: Tensor, inverse: bool = False) -> tuple[Tensor, Te
             if bool(((step - root).abs() <= 4 * torch.finfo(x.dtype).eps).all()):
                 break
             root = step
+    # one more step carries the graph: d root = (dx - df) / f'
+    value, log_derivative = _tan_mixture(root, s)
+    root = root - (value - x) * torch.exp(-log_derivative.detach())
     return root, -_tan_mixture(root, s)[1]
 
 

@@ -25,6 +25,13 @@ def _real_line(space: FieldSpace | None, what: str) -> RealLine:
     return space
 
 
+def _one_component(space: FieldSpace | None, what: str) -> RealLine:
+    line = _real_line(space, what)
+    if line.n_components is not None:
+        raise InputError(f"{what} has one component, got {line.name}; use GaussianPrior for several")
+    return line
+
+
 class GaussianPrior(Prior):
     """Independent Gaussians of width ``sigma`` at every site.
 
@@ -72,7 +79,7 @@ class FreeFieldPrior(Prior):
     """
 
     def __init__(self, lattice: Lattice, m2: float = 1.0, space: FieldSpace | None = None) -> None:
-        super().__init__(lattice, _real_line(space, "a free-field prior"))
+        super().__init__(lattice, _one_component(space, "a free-field prior"))
         if not m2 > 0:
             raise InputError(f"the free field needs m2 > 0, got {m2}")
         self.m2 = float(m2)
@@ -119,7 +126,7 @@ class GaussianFieldPrior(Prior):
     def __init__(
         self, lattice: Lattice, m2: float = 1.0, space: FieldSpace | None = None, trainable: bool = False
     ) -> None:
-        super().__init__(lattice, _real_line(space, "a Gaussian prior"))
+        super().__init__(lattice, _one_component(space, "a Gaussian-field prior"))
         if not m2 > 0:
             raise InputError(f"the free field needs m2 > 0, got {m2}")
         self.m2 = float(m2)

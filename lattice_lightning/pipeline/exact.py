@@ -17,6 +17,8 @@ from lattice_lightning.pipeline.build import System
 
 __all__ = ["exact_values", "judge_rows", "judgement", "known_values"]
 
+ROUNDING = 1e-10
+
 
 def exact_values(group: str, beta: float, volume: int) -> dict[str, float]:
     """Exact torus values of what is measured, and log Z."""
@@ -108,9 +110,10 @@ def judge_rows(
     partition: dict[str, dict[str, float]] = {}
     for name, row in rows.items():
         log_z = row["sampling"].get("log_z") or {}
-        # rounding alone is left of an exact flow's log Z, and says nothing
-        if "exact" in log_z and (log_z["error"] or 0) > 1e-9:
-            pull = (log_z["value"] - log_z["exact"]) / log_z["error"]
+        if "exact" in log_z and log_z["error"] is not None:
+            # rounding alone is left of an exact flow's error
+            error = max(log_z["error"], ROUNDING * max(1.0, abs(log_z["exact"])))
+            pull = (log_z["value"] - log_z["exact"]) / error
             partition.setdefault(name.rpartition("/")[2], {})[f"{name} log_z"] = pull
     by_row: dict[str, dict[str, Mapping[str, Estimate]]] = {}
     for name, estimated in observables.items():

@@ -16,6 +16,7 @@ from lattice_lightning.actions.scaled import MixedAction
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace
 from lattice_lightning.lattice import Lattice
+from lattice_lightning.samplers.chain import FailureCount
 from lattice_lightning.samplers.hmc import HMC
 from lattice_lightning.samplers.integrators import Level
 from lattice_lightning.samplers.kernel import Kernel
@@ -70,11 +71,13 @@ class AnnealedImportanceSampling:
         batch_size: paths run at once; None for all.
 
     Attributes:
-        force_evaluations: forces evaluated for each path of the latest draw.
+        force_evaluations: forces of the target evaluated for each path of the latest draw.
         acceptance: acceptance rate of each step's kernel in the latest draw, ``[n_steps]``.
 
     Raises:
         InputError: for another schedule or number of layers, or fields that do not agree.
+        ChainError: while it draws, when trajectories without a finite delta_H persist (the weight stays
+            exact, but nothing moves).
     """
 
     def __init__(
@@ -136,11 +139,14 @@ class AnnealedImportanceSampling:
         field = self.prior.sample(n, rng)
         s_0 = self._actions[0].value(field, {})
         # -S_0 - log_prob = log Z_0
-        log_weight = -s_0 - self.prior.log_prob(field)
+        log_weight, failures = -s_0 - self.prior.log_prob(field), FailureCount()
         for t, kernel in enumerate(self._kernels):
             field, change = self._change(t, field)
             log_weight = log_weight + change
-            field = self._relax(kernel, field, rng, accepted[t])
+            # a path that a layer broke is counted by its weight
+            broken = ~torch.isfinite(log_weight)
+            field, delta = self._relax(kernel, field, rng, accepted[t])
+            failures.add(delta.masked_fill(broken, 0.0).cpu(), t)
         return field, log_weight
 
     def _change(self, t: int, field: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,12 +158,16 @@ class AnnealedImportanceSampling:
         mapped = self.space.reunitarise(mapped)
         return mapped, before.value(field, {}) - after.value(mapped, {}) + log_det
 
-    def _relax(self, kernel: Kernel, field: Tensor, rng: torch.Generator, accepted: Tensor) -> Tensor:
-        state = kernel.at(field)
+    def _relax(
+        self, kernel: Kernel, field: Tensor, rng: torch.Generator, accepted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The field after the kernel's steps, and the sum of their energy changes."""
+        state, total = kernel.at(field), torch.zeros(len(field), dtype=torch.float64, device=field.device)
         for _ in range(self.kernel_steps):
             state, info = kernel.step(rng, state)
+            total = total + info.delta_H
             accepted += info.accepted.sum().cpu()
-        return state.field
+        return state.field, total
 
 
 def _checked(schedule: Sequence[float] | None, n_steps: int) -> list[float]:

@@ -42,6 +42,7 @@ def test_plaquette_su3(beta):
 
 
 def test_smallest_torus():
+    assert plaquette_su2(0.0, 4) == 0
     assert plaquette_su2(2.7, 4) == pytest.approx(0.551229, abs=6e-7)
 
 

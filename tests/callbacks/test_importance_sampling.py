@@ -15,6 +15,7 @@ from lattice_lightning.methods import ReverseKL, step_generator
 from lattice_lightning.metrics import weight_statistics
 from lattice_lightning.models import FlowModel, GaussianPrior
 from lattice_lightning.pipeline.fit import quiet_lightning
+from lattice_lightning.seeds import derive_seed
 
 NAMES = {"ess", "ess_error", "acceptance", "var_log_w", "log_z", "log_z_error", "failed"}
 LATTICE = Lattice((2, 2))
@@ -37,6 +38,11 @@ def fit(module, callback, tmp_path):
         )
         trainer.fit(module)
     return read_metrics(csv.path)
+
+
+def draws_of(seed):
+    """The callback's generator: not that of training's first step, whatever the seeds."""
+    return step_generator(derive_seed(seed, "importance"), 0)
 
 
 def gaussian(width_of_model):
@@ -76,8 +82,8 @@ class Forbidden(Phi4):
 def test_draws_without_a_weight_count_as_zero():
     model = FlowModel(GaussianPrior(LATTICE), Scale(LATTICE))
     found = ImportanceSampling(n=500).statistics(method(model, Forbidden(LATTICE, 1.0, 0.5)))
-    log_w = method(model, Phi4(LATTICE, 1.0, 0.5)).log_weights(500, step_generator(0, 0))
-    x, _ = model.sample(500, step_generator(0, 0))
+    log_w = method(model, Phi4(LATTICE, 1.0, 0.5)).log_weights(500, draws_of(0))
+    x, _ = model.sample(500, draws_of(0))
     bad = x[:, 0, 0] < 0
     assert found.n_failed == int(bad.sum()) > 200
     w = torch.where(bad, 0, log_w.exp())
@@ -92,7 +98,7 @@ def test_logs_the_averaged_weights_of_the_epochs_end(tmp_path):
     assert {name for name, _ in logged} >= NAMES | {"loss", "batch_ess"}
     assert logged["ess", 0] != logged["ess", 1]
     # the last values are those of the module as training left it
-    expected = weight_statistics(module.log_weights(64, step_generator(5, 0), 30))
+    expected = weight_statistics(module.log_weights(64, draws_of(5), 30))
     for name in NAMES - {"failed"}:
         assert logged[name, 1] == pytest.approx(getattr(expected, name), rel=1e-5), name
     assert logged["failed", 1] == 0

@@ -68,6 +68,12 @@ def test_ess_states_of_two_processes_reduce(rng):
     torch.testing.assert_close(joint.compute(), effective_sample_size(halves.flatten()))
 
 
+def test_ess_of_failures_alone_is_zero():
+    metric = EffectiveSampleSize()
+    metric.update(torch.tensor([torch.nan, torch.inf]))
+    assert float(metric.compute()) == 0
+
+
 @pytest.mark.parametrize("shape", [(0,), (2, 3)])
 def test_ess_refuses_other_shapes(shape):
     with pytest.raises(InputError, match="log weights"):

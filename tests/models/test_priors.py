@@ -8,7 +8,7 @@ from lattice_lightning.actions import Phi4, free_kernel
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import SU2, SUN, U1, RealLine
 from lattice_lightning.lattice import Lattice
-from lattice_lightning.models import FreeFieldPrior, GaussianPrior, HaarPrior
+from lattice_lightning.models import FreeFieldPrior, GaussianFieldPrior, GaussianPrior, HaarPrior
 
 
 def hessian(action):
@@ -106,5 +106,8 @@ def test_bad_arguments():
         FreeFieldPrior(lattice, m2=-1.0)
     with pytest.raises(InputError, match=r"real scalars, got a field of SU\(2\)"):
         GaussianPrior(lattice, SU2())
+    for kind in (FreeFieldPrior, GaussianFieldPrior):
+        with pytest.raises(InputError, match=r"one component, got R\^4; use GaussianPrior"):
+            kind(lattice, space=RealLine(4))
     with pytest.raises(InputError, match="density of links, got a field of R"):
         HaarPrior(lattice, RealLine())
