@@ -65,6 +65,7 @@ SHORT = {
     "polyakov_loop": "L", "chiral_": "", "topological_charge": "Q", "topological_susceptibility": "chi_Q",
     "wilson_loop": "W", "magnetisation_squared": "V M^2",
 }
+ENOUGH_DRAWS = 100
 HALVED = "steps halved: change of log q / log w / log Z"
 FLOW_COLUMNS = ("row", "parameters", "steps", "training s", "ESS", "acceptance", "Var(log w)", "log Z")
 
@@ -72,13 +73,14 @@ FLOW_COLUMNS = ("row", "parameters", "steps", "training s", "ESS", "acceptance",
 def flow_cells(name: str, row: Mapping[str, Any]) -> list[str]:
     """The entries of ``FLOW_COLUMNS`` for one row."""
     sampling, training = row["sampling"], row["training"]
-    variance = sampling.get("var_log_w")
+    variance, ess = sampling.get("var_log_w"), sampling.get("ess")
+    doubtful = " !" if ess and ess["value"] * ess["n"] < ENOUGH_DRAWS else ""
     return [
         name, str(row["model"]["n_parameters"]),
         "" if training is None else str(training["steps"]),
         "" if training is None else f"{training['seconds']:.0f}",
-        format_entry(sampling.get("ess")), format_entry(sampling["acceptance"]),
-        "" if variance is None else f"{variance:.3g}", _log_z_cell(sampling.get("log_z")),
+        format_entry(ess) + doubtful, format_entry(sampling["acceptance"]),
+        "" if variance is None else f"{variance:.3g}", _log_z_cell(sampling.get("log_z")) + doubtful,
     ]
 
 
@@ -154,7 +156,7 @@ def _weights(name: str, sampling: Mapping[str, Any]) -> list[str]:
             f"{name}: {sampling['n_failed_draws']} draws have no finite weight; they count as weight zero."
         )
     ess = sampling.get("ess")
-    if ess and (effective := ess["value"] * ess["n"]) < 100:
+    if ess and (effective := ess["value"] * ess["n"]) < ENOUGH_DRAWS:
         found.append(
             f"{name}: the effective sample size rests on {effective:.1f} effective draws of {ess['n']}: "
             "too few for it or log Z to be trusted."
@@ -173,8 +175,13 @@ def _integration(name: str, sampling: Mapping[str, Any]) -> list[str]:
     """Whether a continuous flow's log q is that of its map, to the errors that are quoted."""
     halving = sampling.get("step_halving") or {}
     log_z, spread = sampling.get("log_z") or {}, sampling.get("var_log_w")
-    shift, change = halving.get("log_z"), halving.get("log_w")
+    shift, change, density = halving.get("log_z"), halving.get("log_w"), halving.get("log_q")
     found = []
+    if density is not None and density > 0.01:
+        found.append(
+            f"{name}: halved integration steps change log q by {density:.2g} (rms), more than 0.01: raise "
+            "n_steps of the flow."
+        )
     if shift is not None and log_z.get("error") and abs(shift) > log_z["error"]:
         found.append(
             f"{name}: halved integration steps move log Z by {-shift:.2g}, more than its error "
@@ -195,7 +202,7 @@ def _log_z(summary: Mapping[str, Any]) -> list[str]:
     for name, row in rows_of(summary):
         log_z, ess = row["sampling"].get("log_z") or {}, row["sampling"].get("ess") or {}
         # an error from few effective draws is too small to compare with
-        if log_z.get("error") and ess["value"] * ess["n"] >= 100:
+        if log_z.get("error") and ess["value"] * ess["n"] >= ENOUGH_DRAWS:
             points.setdefault(name.rpartition("/")[0], []).append((name, log_z["value"], log_z["error"]))
     for known in points.values():
         best = min(known, key=lambda k: k[2])

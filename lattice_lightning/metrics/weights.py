@@ -7,7 +7,7 @@ the Metropolis step that rejects it; failures are counted, and nothing that is n
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, isfinite, log, sqrt
+from math import exp, hypot, inf, isfinite, log, sqrt
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class WeightStatistics:
         ess_error: its error; too small where the largest weights were not met.
         log_z: log of the mean weight: log Z of the target in the measure of q.
         log_z_error: its error.
-        var_log_w: variance of the finite log weights.
+        var_log_w: variance of the finite log weights; None where it overflows.
         var_log_w_error: its error.
         acceptance: of independence Metropolis in equilibrium, estimated from all pairs of draws.
         acceptance_error: its error.
@@ -129,7 +129,9 @@ def _jackknife(block: Tensor, f: Callable[[Tensor], float | None]) -> float | No
     if not known or len(known) < n:
         return None
     mean = sum(known) / n
-    return sqrt((n - 1) / n * sum((v - mean) ** 2 for v in known))
+    # hypot does not overflow where squares would
+    error = sqrt((n - 1) / n) * hypot(*(v - mean for v in known))
+    return error if isfinite(error) else None
 
 
 def _log(mean: float, shift: float) -> float | None:
@@ -143,7 +145,8 @@ def _ess(w: Tensor) -> float:
 
 def _variance(log_w: Tensor) -> float | None:
     finite = log_w[torch.isfinite(log_w)]
-    return float(finite.var()) if finite.numel() > 1 else None
+    variance = float(finite.var()) if finite.numel() > 1 else inf
+    return variance if isfinite(variance) else None
 
 
 def ess_from_target(log_weights: Tensor, n_blocks: int = N_BLOCKS) -> tuple[float, float | None, int]:

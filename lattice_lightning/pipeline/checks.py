@@ -77,11 +77,17 @@ def check_numbers(config: Mapping[str, Any]) -> None:
         for key in (*positive, *others):
             check_integer(f"{group}.{key}", config[group][key], 1 if key in positive else 0)
     importance = config.get("importance")
-    if importance is not None:
-        for key in ("n", "batch_size", "n_halving"):
-            check_integer(f"importance.{key}", importance[key], 2)
-        for key, least in (("n", 0), ("every_n_epochs", 1)):
-            check_integer(f"importance.beside_training.{key}", importance["beside_training"][key], least)
+    beside = importance.get("beside_training") if isinstance(importance, Mapping) else None
+    if not isinstance(importance, Mapping) or not isinstance(beside, Mapping):
+        raise InputError(
+            "importance must be like {n: 16384, batch_size: 1024, n_halving: 128, beside_training: "
+            f"{{n: 4096, every_n_epochs: 1}}}}, got {importance!r}; beside_training.n=0 weighs nothing "
+            "beside training"
+        )
+    for key in ("n", "batch_size", "n_halving"):
+        check_integer(f"importance.{key}", importance.get(key), 2)
+    for key, least in (("n", 0), ("every_n_epochs", 1)):
+        check_integer(f"importance.beside_training.{key}", beside.get(key), least)
     check_sampling(config["sampling"])
     if (threads := config["trainer"].get("threads")) is not None:
         check_integer("trainer.threads", threads, 1)

@@ -84,7 +84,7 @@ def flow_stages(experiment: Experiment, name: str) -> list[Stage]:
     per_step = n_chains * draw
     if row["sampler"] in ("alternating", "latent_hmc"):
         kernel = experiment.kernels[name]
-        start = fresh_start(experiment.system, row, experiment.flow_model(name), n_chains, seed=0)
+        start = fresh_start(experiment.system, row, experiment.flow_model(name), n_chains, 0, name)
         state = kernel.init(start, rng)
         per_step = _seconds(lambda: kernel.step(rng, state), device)
     n = sampling["n_thermalise"] + sampling["n_steps"]

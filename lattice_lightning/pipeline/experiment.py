@@ -15,7 +15,7 @@ from lattice_lightning.data import EnsembleWriter, PairStream
 from lattice_lightning.exceptions import ChainError
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.methods.flow_method import FlowMethod
-from lattice_lightning.models import ContinuousFlow, FlowModel, step_halving
+from lattice_lightning.models import FlowModel
 from lattice_lightning.parallel import joined
 from lattice_lightning.pipeline.build import System, build_kernel, build_method
 from lattice_lightning.pipeline.chains import Chains
@@ -31,7 +31,7 @@ from lattice_lightning.pipeline.flows import (
     fresh_start,
 )
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.importance import Draws, draw_weights
+from lattice_lightning.pipeline.importance import Draws, draw_weights, halving
 from lattice_lightning.pipeline.processes import check_processes
 from lattice_lightning.pipeline.rows import expand_rows, is_trained
 from lattice_lightning.pipeline.weights import copy_weights, origin, rebuild, rebuild_flow
@@ -237,7 +237,7 @@ class Experiment:
             return self.chains.row_start(name, position)
         seed = self.chains.seed("fresh start", name)
         n_chains = self.config["stream"]["n_chains"]
-        return fresh_start(self.system, row, self.flow_model(name), n_chains, seed)
+        return fresh_start(self.system, row, self.flow_model(name), n_chains, seed, name)
 
     def weigh(self, name: str) -> Draws:
         """Direct draws of a row with their log weights."""
@@ -252,15 +252,10 @@ class Experiment:
 
     def halving(self, name: str) -> dict[str, Any] | None:
         """What halving the integration steps of a continuous flow changes; None for other flows."""
-        model, n = self.flow_model(name), int(self.config["importance"]["n_halving"])
-        annealed = self.rows[name]["sampler"] == "annealed"
-        if model is None or annealed or not any(isinstance(m, ContinuousFlow) for m in model.modules()):
+        if self.rows[name]["sampler"] == "annealed":
             return None
-        rng = torch.Generator(self.system.device)
-        rng.manual_seed(self.chains.seed("halving", name))
-        with torch.no_grad():
-            found = step_halving(model, n, rng, self.system.target, self.batch_size)
-        return {"n": n, **found._asdict()}
+        n, seed = int(self.config["importance"]["n_halving"]), self.chains.seed("halving", name)
+        return halving(self.system, self.flow_model(name), n, seed, self.batch_size)
 
     def target_weights(self, name: str, fields: Iterable[Tensor]) -> Tensor | None:
         """log w of fields of the target under the flow of a row, ``[chains, fields]``.

@@ -161,7 +161,7 @@ def build_flow_kernel(
 
 
 def fresh_start(
-    system: System, row: Mapping[str, Any], model: FlowModel | None, n: int, seed: int
+    system: System, row: Mapping[str, Any], model: FlowModel | None, n: int, seed: int, name: str = ""
 ) -> Tensor:
     """Fields that the chains of a flow start from: drawn from it, so that no frozen chain decides.
 
@@ -181,5 +181,6 @@ def fresh_start(
             return field
         field[bad], log_weight[bad] = proposal.sample(int(bad.sum()), rng)
     raise InputError(
-        "the flow draws hardly any field of finite weight: train it further, or look for nan in it"
+        f"row {name!r}: the flow draws hardly any field of finite weight: train it further, or look for "
+        "nan in it"
     )

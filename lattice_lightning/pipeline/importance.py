@@ -15,10 +15,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lattice_lightning.data import save_atomically
+from lattice_lightning.models import ContinuousFlow, FlowModel, step_halving
 from lattice_lightning.parallel import joined
+from lattice_lightning.pipeline.build import System
 from lattice_lightning.samplers import WeightedProposal
 
-__all__ = ["Draws", "draw_weights"]
+__all__ = ["Draws", "draw_weights", "halving"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,25 @@ class Draws:
     Attributes:
         log_weights: ``[n]``, over all ranks.
         seconds: that they took.
-        halving: of a continuous flow, how much log q (rms) and log w (standard deviation) change when
-            its integration steps are halved, and of how many draws.
+        halving: of a continuous flow, how much log q, log w and log Z change when its integration steps
+            are halved, see :class:`.StepHalving`, and of how many draws.
     """
 
     log_weights: Tensor
     seconds: float
     halving: dict[str, Any] | None = None
+
+
+@torch.no_grad()
+def halving(
+    system: System, model: FlowModel | None, n: int, seed: int, batch_size: int
+) -> dict[str, Any] | None:
+    """What halving the integration steps of a continuous flow changes; None for other flows."""
+    if model is None or not any(isinstance(m, ContinuousFlow) for m in model.modules()):
+        return None
+    rng = torch.Generator(system.device)
+    rng.manual_seed(seed)
+    return {"n": n, **step_halving(model, n, rng, system.target, batch_size)._asdict()}
 
 
 def draw_weights(

@@ -16,14 +16,16 @@ from lattice_lightning.pipeline.folder import RunFolder
 
 __all__ = ["check_target", "markdown_table", "publish", "result_rows"]
 
+LIMITS = ("flow_training_limits", "sampling_limits")
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def result_rows(summary: Mapping[str, Any], command: str) -> list[dict[str, Any]]:
     """One entry a row, ``{row, parameters, command, summary}``, as results.json keeps them."""
-    config = summary["config"]
+    config, judgements = summary["config"], summary.get("judgement") or {}
     entries = []
     for name, row in rows_of(summary):
+        judged = judgements.get(name.rpartition("/")[2])
         kept = {
             key: row[key]
             for key in ("model", "training", "sampling", "held_out", "observables", "comparison")
@@ -43,6 +45,7 @@ def result_rows(summary: Mapping[str, Any], command: str) -> list[dict[str, Any]
                 "summary": {
                     **kept,
                     **{k: summary[k] for k in ("experiment", "version", "seed", "device", "threads")},
+                    **({"judgement": judged} if judged else {}),
                 },
             }
         )
@@ -114,13 +117,31 @@ def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             mark = "" if cost.get("reliable") else " !"
             cells.append("-" if cost[key] is None else f"{cost[key]:.2g}{mark}")
         lines.append("| " + " | ".join(cells) + " |")
-    exact = any("exact" in o for o in first.values())
-    against = "the exact value" if exact else "HMC"
+    exact = [any("exact" in o for o in e["summary"]["observables"].values()) for e in entries]
+    known = "the exact value" if all(exact) else "the exact value where one is known, else HMC"
+    against = known if any(exact) else "HMC"
     return [
         *lines, "",
         f"In brackets: difference to {against} in its error. An exclamation mark: the run itself calls "
         "this error not reliable. ESS and log Z from direct draws, acceptance of the chains.",
+        *_judgement_lines(entries),
     ]
+
+
+def _judgement_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All pulls of each row with exact values, judged together."""
+    with_one = [e for e in entries if "judgement" in e["summary"]]
+    judged = {e["row"].rpartition("/")[2]: e["summary"]["judgement"] for e in with_one}
+    if not judged:
+        return []
+    lines = ["", "All pulls with exact values, log Z included, judged together, row by row:", "",
+             "| row | pulls | largest | chi^2 / dof | p |", "| --- | --- | --- | --- | --- |"]
+    for row, found in judged.items():
+        lines.append(
+            f"| {row} | {len(found['pulls'])} | {found['largest']:.2f} | {found['chi2']:.1f} / "
+            f"{found['dof']} | {found['p_value']:.2g} |"
+        )
+    return lines
 
 
 def _exact_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -156,8 +177,8 @@ def check_target(config: Mapping[str, Any]) -> None:
     """Refuse what publishing at the end of the run could not do.
 
     Raises:
-        InputError: for a target that is no folder, a results.json that is not a list, or a config of
-            no experiment.
+        InputError: for a target that is no folder, a results.json that is not a list or holds another
+            experiment's rows, or results that a run with limits would replace; a config of no experiment.
     """
     if not config.get("publish"):
         return
@@ -167,12 +188,25 @@ def check_target(config: Mapping[str, Any]) -> None:
     command_of(config)
     path = target / "results.json"
     with explained(f"{path} cannot be kept"):
-        if path.exists() and not isinstance(json.loads(path.read_text()), list):
+        rows = json.loads(path.read_text()) if path.exists() else []
+        if not isinstance(rows, list):
             raise InputError(f"{path} is not a list of rows; mend it or publish elsewhere")
+        names = {e["summary"]["experiment"] for e in rows if "summary" in e}
+    if names - {config["name"]}:
+        raise InputError(
+            f"{path} holds results of {', '.join(sorted(names))}, which {config['name']} would replace; "
+            f"publish=experiments/{config['name']}"
+        )
+    limits = [key for key in LIMITS if config.get(key)]
+    if names and limits:
+        raise InputError(
+            f"{path} holds results that a run with {', '.join(limits)} (as debug=limit sets) would "
+            "replace; leave publish out"
+        )
 
 
 def publish(target: Path, folder: RunFolder, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
-    """Write results.json, figures, the headline's weights and the table of README.md.
+    """Write results.json, config.yaml, figures, the headline's weights and the table of README.md.
 
     Entries of results.json that have a ``source`` (published values) stay as they are; in README.md
     what stands between the lines ``BEGIN`` and ``END`` is replaced.
@@ -186,6 +220,7 @@ def publish(target: Path, folder: RunFolder, summary: Mapping[str, Any], config:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
     partial.replace(path)
+    shutil.copyfile(folder.path / "config.yaml", target / "config.yaml")
     _write_table(target / "README.md", markdown_table(entries))
     figure = points_figure(summary) or overview_figure(summary)
     figure.savefig(target / "figure.png", dpi=140)

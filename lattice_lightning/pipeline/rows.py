@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
+from lattice_lightning import methods
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.checks import check_integer, check_name, check_sampling
 
@@ -22,6 +24,7 @@ _KEYS: dict[str, set[str]] = {
     "annealed": {"prior", "flow", "flow_of", "checkpoint", "annealing"},
 }
 SAMPLERS = tuple(_KEYS)
+_METHODS = ("ReverseKL", "ContinuityRegression", "SweepRegression")
 #: samplers that need a trained flow
 FLOW_SAMPLERS = ("independence", "alternating", "latent_hmc")
 
@@ -60,7 +63,10 @@ def _sampling(name: str, own: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(own, Mapping) or set(own) - set(default):
         raise InputError(f"row {name!r}: sampling has the keys {sorted(default)}, got {own!r}")
     found = {**default, **own}
-    for key, most in (config.get("sampling_limits") or {}).items():
+    limits = config.get("sampling_limits") or {}
+    if unknown := set(limits) - set(default):
+        raise InputError(f"sampling_limits has no key {sorted(unknown)}; known: {sorted(default)}")
+    for key, most in limits.items():
         found[key] = min(found[key], most)
     check_sampling(found, f"row {name!r}: sampling")
     return found
@@ -124,16 +130,37 @@ def _expand_flow(name: str, row: dict[str, Any], config: Mapping[str, Any]) -> N
     if row["sampler"] == "alternating":
         for key in ("n_flow", "n_hmc"):
             row[key] = check_integer(f"row {name!r}: {key}", row.get(key, 1), 1)
+    idle = [key for key in ("warm_start", "train") if row.get(key)]
+    if sources != ["flow"] and idle:
+        raise InputError(
+            f"row {name!r} takes a trained flow: {' and '.join(idle)} would do nothing, leave it out"
+        )
     if sources == ["flow"]:
         own = row.get("training") or {}
         if not isinstance(own, Mapping):
             raise InputError(f"row {name!r}: training must be like {{batch_size: 64}}, got {own!r}")
         row["training"] = merged(deepcopy(dict(config.get("flow_training") or {})), own)
-        for key, most in (config.get("flow_training_limits") or {}).items():
-            if isinstance(row["training"].get(key), int):
-                row["training"][key] = min(row["training"][key], most)
+        limits = config.get("flow_training_limits") or {}
+        # one set of limits is for rows of several methods
+        known = {key for kind in _METHODS for key in _options(kind)}
+        if unknown := set(limits) - known:
+            raise InputError(f"flow_training_limits has no key {sorted(unknown)}; known: {sorted(known)}")
+        for key, most in limits.items():
+            default = _options(row["training"].get("_target_")).get(key)
+            value = row["training"].get(key, default)
+            if isinstance(value, int):
+                row["training"][key] = min(value, most)
     elif row.get("training"):
         raise InputError(f"row {name!r} takes a trained flow; training belongs to the row that trains it")
+
+
+def _options(target: Any) -> dict[str, Any]:
+    """Options of a method that trains flows, with their defaults (None where there is none)."""
+    method = getattr(methods, str(target).rpartition(".")[2], None)
+    if method is None:
+        return {}
+    parameters = list(signature(method.__init__).parameters.values())[1:]
+    return {p.name: None if p.default is p.empty else p.default for p in parameters}
 
 
 def _check_source(name: str, row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The command ``sample``: exact sampling from trained weights alone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lattice_lightning.pipeline.exact import known_values
 from lattice_lightning.pipeline.experiment import MAX_REVERSAL_ERROR
 from lattice_lightning.pipeline.flows import build_flow_kernel, build_proposal, fresh_start
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.importance import draw_weights
+from lattice_lightning.pipeline.importance import draw_weights, halving
 from lattice_lightning.pipeline.outcome import save_histories, save_log_weights
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
 from lattice_lightning.pipeline.weights import rebuild, rebuild_flow, stored_row
@@ -27,6 +28,7 @@ from lattice_lightning.seeds import derive_seed
 
 __all__ = ["DEFAULTS", "sample_command"]
 
+N_HALVING = 64
 DEFAULTS: dict[str, Any] = {
     "checkpoint": None,
     "n_chains": 16,
@@ -95,11 +97,7 @@ def _effective(
     state, _ = run(
         hmc, hmc.init(start, rng), int(options["n_thermalise"]), rng, progress="thermalising with HMC"
     )
-    reversal = float(kernel.reversal_error(rng, kernel.init(state.field, rng)).max())
-    if not reversal < MAX_REVERSAL_ERROR:
-        raise InputError(
-            f"molecular dynamics is reversible to {reversal:.1e} only, demanded {MAX_REVERSAL_ERROR:.0e}"
-        )
+    reversal = _reversal(float(kernel.reversal_error(rng, kernel.init(state.field, rng)).max()))
     plan = SamplingPlan(max(5, int(options["n_steps"]) // 10), int(options["n_steps"]))
     result = sample_exactly(
         kernel, state.field, plan, system.observables, derive_seed(seed, "sample"),
@@ -134,16 +132,30 @@ def _flow(
         build_proposal(system, row, model, size), int(options["n_draws"]), size,
         derive_seed(seed, "importance"), system.device, folder.importance(name, 0), name,
     )
+    draws = replace(draws, halving=halving(system, model, N_HALVING, derive_seed(seed, "halving"), size))
+    reversal = None
+    if hasattr(kernel, "reversal_error"):
+        rng = torch.Generator(device)
+        rng.manual_seed(derive_seed(seed, "reversal"))
+        reversal = _reversal(float(kernel.reversal_error(rng, kernel.init(start, rng)).max()))
     plan = SamplingPlan(int(options["n_thermalise"]), int(options["n_steps"]))
     result = sample_exactly(
         kernel, start, plan, system.observables, derive_seed(seed, "sample"), folder.chains(name, 0), name
     )
     exact = known_values(stored, system)
     observables = estimates(result, exact)
-    entry = row_summary(row["sampler"], None, None, result, observables, flow=model, draws=draws)
+    entry = row_summary(row["sampler"], None, None, result, observables, reversal, flow=model, draws=draws)
     reference = None if exact else name
     summary = summarise(config, device, {name: entry}, {name: observables}, reference)
     return _write(folder, name, summary, result, {name: draws.log_weights.numpy()}, console)
+
+
+def _reversal(error: float) -> float:
+    if not error < MAX_REVERSAL_ERROR:
+        raise InputError(
+            f"molecular dynamics is reversible to {error:.1e} only, demanded {MAX_REVERSAL_ERROR:.0e}"
+        )
+    return error
 
 
 def _write(

@@ -50,6 +50,7 @@ def row_summary(
     learned: bool = False,
     flow: FlowModel | None = None,
     draws: Draws | None = None,
+    borrowed: float = 0.0,
 ) -> dict[str, Any]:
     """One row of summary.json, without its comparison; ``learned``: here or before, in a checkpoint.
 
@@ -63,6 +64,7 @@ def row_summary(
         learned: whether the parameters were, here or before, in a checkpoint.
         flow: that the row samples with.
         draws: direct draws of it.
+        borrowed: seconds of training that weights from a file took, for the cost.
     """
     history, weighs = result.history, kernel_name in ("independence", "alternating", "annealed")
     delta = history["delta_H"]
@@ -73,7 +75,7 @@ def row_summary(
     known = [n for n in effective if n is not None]
     n_effective = min(known) if known and len(known) == len(effective) else None
     seconds = result.seconds
-    training = fitted.seconds + fitted.stream_seconds if fitted else 0.0
+    training = fitted.seconds + fitted.stream_seconds if fitted else borrowed
     cost: dict[str, float | bool | None] = {"with_training": None, "without_training": None}
     if n_effective:
         cost = {

@@ -38,6 +38,7 @@ from lattice_lightning.pipeline.processes import broadcast, check_processes, pro
 from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.rows import is_trained
 from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_summary, summarise
+from lattice_lightning.pipeline.weights import training_seconds
 
 __all__ = [
     "check", "check_alone", "compute", "load_histories", "print_judgement", "run_folder",
@@ -209,6 +210,7 @@ def _outcome(
             observables[name], experiment.reversal_errors.get(name),
             learned=is_trained(row) or bool(row.get("checkpoint")),
             flow=experiment.flow_model(name), draws=draws.get(name),
+            borrowed=training_seconds(file) if (file := experiment.rows[source].get("checkpoint")) else 0.0,
         )
         if name in draws and reference is not None:
             rows[name]["sampling"] |= _ess_of_target(experiment, name, reference, results[reference])

@@ -19,6 +19,7 @@ from lattice_lightning.pipeline.rows import expand_rows
 
 __all__ = [
     "copy_weights", "load_weights", "origin", "rebuild", "rebuild_flow", "save_weights", "stored_row",
+    "training_seconds",
 ]
 
 
@@ -166,7 +167,19 @@ def stored_row(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     return payload, row, name
 
 
+def training_seconds(path: str | Path) -> float:
+    """What training the weights in a file took, the stream's share included; 0 where it is not known."""
+    origin = load_weights(path)["origin"]
+    return float(origin.get("seconds") or 0.0) + float(origin.get("stream_seconds") or 0.0)
+
+
 def _load(method: ActionRegression | FlowMethod, payload: Mapping[str, Any], path: str | Path) -> None:
+    for key, tensor in payload["state_dict"].items():
+        if isinstance(tensor, torch.Tensor) and not bool(torch.isfinite(tensor).all()):
+            raise FormatError(
+                f"{path}: {key} holds nan or inf, nothing to sample with; take the weights of an earlier "
+                "checkpoint, or train again with a smaller learning rate"
+            )
     try:
         method.load_state_dict(payload["state_dict"])
     except RuntimeError as error:

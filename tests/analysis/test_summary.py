@@ -181,9 +181,10 @@ def test_missing_entry_of_weights_is_named(summary, path):
         ({"log_z": {"value": 2.01, "error": 0.01}}, None),
         ({"log_z": {"value": 9.0, "error": 0.01}, "ess": {"value": 0.05, "error": 0.1, "n": 1000}},
          "rests on 50.0 effective draws"),
-        ({"step_halving": {"n": 64, "log_q": 0.3, "log_w": 0.09, "log_z": 0.009}}, None),
-        ({"step_halving": {"n": 64, "log_q": 0.3, "log_w": 0.09, "log_z": -0.02}}, "move log Z by 0.02"),
-        ({"step_halving": {"n": 64, "log_q": 0.3, "log_w": 0.2, "log_z": 0.0}}, "change log w by 0.2"),
+        ({"step_halving": {"n": 64, "log_q": 0.003, "log_w": 0.09, "log_z": 0.009}}, None),
+        ({"step_halving": {"n": 64, "log_q": 0.003, "log_w": 0.09, "log_z": -0.02}}, "move log Z by 0.02"),
+        ({"step_halving": {"n": 64, "log_q": 0.003, "log_w": 0.2, "log_z": 0.0}}, "change log w by 0.2"),
+        ({"step_halving": {"n": 64, "log_q": 0.3, "log_w": 0.01, "log_z": 0.0}}, "change log q by 0.3"),
     ],
 )
 def test_doubts_about_weights(summary, changes, said):

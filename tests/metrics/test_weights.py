@@ -161,3 +161,14 @@ def test_bad_arguments_are_refused():
         rejection_autocorrelation(torch.zeros(2, 3), 4)
     with pytest.raises(InputError, match="steps"):
         rejection_autocorrelation(torch.zeros(3), 1)
+
+
+@pytest.mark.parametrize("lost", [-1e80, -1e200, -1e308])
+def test_weights_far_below_all_others(lost, rng):
+    log_w = gaussian(512, 1.0, rng)
+    log_w[3] = lost
+    found = weight_statistics(log_w)
+    without = weight_statistics(torch.cat([log_w[:3], log_w[4:]]))
+    assert found.ess == pytest.approx(without.ess * 511 / 512) and found.ess_error > 0
+    assert found.var_log_w is None or found.var_log_w > 1e150
+    assert all(v is None or abs(v) < INF for v in vars(found).values())

@@ -1,8 +1,13 @@
 """Bad values: one line that says what to do, before a run folder exists; never a traceback."""
 
+import json
+
 import pytest
 from omegaconf import OmegaConf
 from small_runs import EXACT, SLICE, changed, composed, refused
+
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.pipeline.publish import check_target
 
 MODELS = "rows.cask.effective.network"
 LEVEL = "integrator.levels.0"
@@ -94,6 +99,10 @@ CASES = [
     ({"trainer.threads": -2}, "trainer.threads must be an integer of at least 1"),
     ({"publish": "file.txt"}, "publish=file.txt is a file; give a folder"),
     ({"publish": "folder"}, "results.json cannot be kept"),
+    ({"publish": "others"}, "holds results of another, which .* would replace"),
+    ({"importance": None}, "importance must be like"),
+    ({"importance.beside_training": 5}, "importance must be like"),
+    ({"sampling_limits": {"n_stepz": 4}}, "sampling_limits has no key"),
     ({"output_dir": "file.txt"}, "cannot make the run folder"),
     ({"name": "../slice"}, "the experiment name '../slice' cannot be a file name"),
 ]
@@ -109,6 +118,20 @@ SCANS = [
 ]
 
 
+def results_of(folder, experiment):
+    rows = [{"row": "hmc", "summary": {"experiment": experiment}}]
+    (folder / "results.json").write_text(json.dumps(rows))
+
+
+def test_short_runs_do_not_replace_results(tmp_path):
+    config = changed(composed(SLICE), {"publish": str(tmp_path), "sampling_limits": {"n_steps": 2}})
+    check_target(config)
+    results_of(tmp_path, config["name"])
+    with pytest.raises(InputError, match="would replace"):
+        check_target(config)
+    check_target({**config, "sampling_limits": None})
+
+
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [(SLICE, *case) for case in CASES] + [(EXACT, *case) for case in SCANS],
@@ -120,5 +143,7 @@ def test_refused_before_a_folder(base, changes, message, tmp_path, monkeypatch, 
     (tmp_path / "file.txt").write_text("not a configuration")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "results.json").write_text("[")
+    (tmp_path / "others").mkdir()
+    results_of(tmp_path / "others", "another")
     monkeypatch.setattr("lattice_lightning.pipeline.compose.compose_config", lambda overrides: config)
     refused(["train"], message, tmp_path, capsys)

@@ -60,6 +60,9 @@ CASES = [
     ({f"{R}.training.batch_size": 1}, "batch_size >= 2"),
     ({f"{R}.training.n_epochs": 0}, "n_epochs=0"),
     ({"flow_training.forward_kl": {"weight": 1.0, "fields": "nowhere"}}, "nowhere is not an ensemble"),
+    ({"flow_training_limits": {"n_epocs": 1}}, "flow_training_limits has no key"),
+    ({f"{R}.warm_start": "w.pt", f"{R}.flow": None, f"{R}.prior": None, f"{R}.training": None,
+      f"{R}.checkpoint": "f.pt"}, "warm_start would do nothing"),
     # draws, exact values
     ({"importance.n": 1}, "importance.n must be an integer of at least 2"),
     ({"importance.batch_size": 0.5}, "importance.batch_size must be an integer"),
@@ -104,6 +107,8 @@ def test_what_a_row_takes_of_the_defaults():
     assert row_of({f"{R}.training": other})["training"] == other, "another method takes nothing"
     limited = row_of({"flow_training_limits": {"n_epochs": 2}, f"{R}.training": {"n_epochs": 50, "batch_size": 7}})
     assert (limited["training"]["n_epochs"], limited["training"]["batch_size"]) == (2, 7)
+    limited = row_of({"flow_training_limits": {"n_epochs": 2}, f"{R}.training": {"_target_": other["_target_"]}})
+    assert limited["training"]["n_epochs"] == 2, "the method's own default is limited too"
 
 
 def test_length_of_the_schedule_follows_from_the_training():
