@@ -159,6 +159,14 @@ class FlowModel(nn.Module):
 
     Raises:
         InputError: when prior and flow live on different fields.
+
+    Example:
+        >>> from lattice_lightning.models import FourierFlow, GaussianPrior
+        >>> lattice = Lattice((4, 4))
+        >>> model = FlowModel(GaussianPrior(lattice), FourierFlow(lattice, m2=1.0))
+        >>> field, log_q = model.sample(3, torch.Generator().manual_seed(1))
+        >>> torch.allclose(model.log_prob(field), log_q)
+        True
     """
 
     def __init__(self, prior: Prior, flow: Flow) -> None:

@@ -197,6 +197,13 @@ class LoopFlow(ContinuousFlow):
         n_nodes: nodes of the coefficients.
         n_steps: Runge-Kutta steps.
         memory: see :class:`.ContinuousFlow`.
+
+    Example:
+        >>> from lattice_lightning.groups import SU2
+        >>> flow = LoopFlow(Lattice((4, 4)), SU2(), n_nodes=5, n_steps=4)
+        >>> z = SU2().hot(flow.lattice, 2, torch.Generator().manual_seed(1))
+        >>> bool(torch.allclose(flow(z)[0], z))
+        True
     """
 
     def __init__(

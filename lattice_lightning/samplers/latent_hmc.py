@@ -122,6 +122,17 @@ class LatentHMC(Kernel):
 
     Raises:
         InputError: as :class:`TransformedAction` and HMC.
+
+    Example:
+        >>> from lattice_lightning.actions import Phi4
+        >>> from lattice_lightning.lattice import Lattice
+        >>> from lattice_lightning.models import FourierFlow
+        >>> lattice, rng = Lattice((4, 4)), torch.Generator().manual_seed(1)
+        >>> kernel = LatentHMC(Phi4(lattice, 1.0, 0.5), FourierFlow(lattice, m2=1.0))
+        >>> state = kernel.init(torch.zeros(8, 4, 4, dtype=torch.float64), rng)
+        >>> state, info = kernel.step(rng, state)
+        >>> state.cache["latent"].shape
+        torch.Size([8, 4, 4])
     """
 
     name = "latent_hmc"

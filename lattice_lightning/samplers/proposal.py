@@ -70,6 +70,17 @@ class DensityProposal:
     Raises:
         InputError: when density and target live on different fields, for a target with
             pseudofermions, or a batch size below one.
+
+    Example:
+        >>> from lattice_lightning.actions import Phi4
+        >>> from lattice_lightning.lattice import Lattice
+        >>> from lattice_lightning.models import FlowModel, FourierFlow, GaussianPrior
+        >>> lattice = Lattice((4, 4))
+        >>> model = FlowModel(GaussianPrior(lattice), FourierFlow(lattice, m2=1.0))
+        >>> proposal = DensityProposal(model, Phi4(lattice, 1.0, lam=0.0))
+        >>> field, log_w = proposal.sample(3, torch.Generator().manual_seed(1))
+        >>> bool(log_w.std() < 1e-10)
+        True
     """
 
     def __init__(self, density: Density, target: Action, batch_size: int | None = None) -> None:

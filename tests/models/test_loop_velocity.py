@@ -378,3 +378,14 @@ def test_bad_options():
         LoopVelocity(Lattice((4, 4)), SU2(), degree=0)
     with pytest.raises(InputError, match="at least 3"):
         bent(SU2()).on(Lattice((2, 4)))
+
+
+def test_saved_and_loaded_is_bitwise_the_same(rng, tmp_path):
+    flow, other = (LoopFlow(Lattice((3, 4)), SUN(3), degree=2, n_nodes=3, n_steps=2) for _ in range(2))
+    with torch.no_grad():
+        flow.coefficients.normal_(0, 0.05, generator=rng)
+        torch.save(flow.state_dict(), tmp_path / "flow.pt")
+        z = SUN(3).hot(flow.lattice, 2, rng)
+        assert not torch.equal(other(z)[0], flow(z)[0])
+        other.load_state_dict(torch.load(tmp_path / "flow.pt", weights_only=True))
+        assert torch.equal(other(z)[0], flow(z)[0]) and torch.equal(other(z)[1], flow(z)[1])

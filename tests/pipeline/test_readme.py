@@ -21,7 +21,11 @@ def test_python_block_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lattice_lightning.callbacks.SamplingPlan", lambda *_: SamplingPlan(2, 8))
     exec(compile(block, str(README), "exec"), {"__name__": "__main__"})
     printed = dict(re.findall(r"^(\w+) +(0\.\d+)\(", capsys.readouterr().out, flags=re.M))
-    assert 0.1 < float(printed["acceptance"]) < 1
-    # strong coupling: a plaquette of I_2(2) / I_1(2) = 0.433, raised a little by the fermion
-    assert 0.35 < float(printed["plaquette"]) < 0.55
+    if "StaggeredFermion" in block:
+        assert 0.1 < float(printed["acceptance"]) < 1
+        # strong coupling: a plaquette of I_2(2) / I_1(2) = 0.433, raised a little by the fermion
+        assert 0.35 < float(printed["plaquette"]) < 0.55
+    else:
+        # a flow of some forty steps
+        assert 0.005 < float(printed["acceptance"]) < 1
     assert not (Path(os.getcwd()) / "outputs").exists(), "the notebook way makes no run folder"
