@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lattice_lightning.actions import Aux
-from lattice_lightning.methods import ActionRegression
+from lattice_lightning.methods import ActionRegression, ContinuityRegression, SweepRegression
 from lattice_lightning.methods.action_regression import PairBatch
 from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.pipeline.experiment import Experiment
@@ -113,7 +113,10 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _time_training_step(method: FlowMethod, rng: torch.Generator) -> float:
-    """Forward and backward; leaves the module as it was. 0 for a method without such a loss."""
+    """Forward and backward, or one node of a closed-form fit; leaves the module as it was."""
+    if isinstance(method, ContinuityRegression | SweepRegression):
+        fit = method if isinstance(method, ContinuityRegression) else method.__dict__["inner"]
+        return _time_node(fit, rng)
     loss = getattr(method, "loss", None)
     if loss is None:
         return 0.0
@@ -128,6 +131,21 @@ def _time_training_step(method: FlowMethod, rng: torch.Generator) -> float:
     method.load_state_dict(saved)
     method.zero_grad(set_to_none=True)
     return seconds
+
+
+def _time_node(method: ContinuityRegression, rng: torch.Generator) -> float:
+    """Trajectories and rows of one node."""
+    basis, path, device = method.flow.basis, method.path, rng.device
+    kernel = path.kernel(0)
+    state = kernel.at(path.start(method.n_chains, rng))
+    trajectory = _seconds(lambda: kernel.step(rng, state), device)
+
+    def design() -> None:
+        basis.design(basis.start(state.field), basis.pack_force(path.force(state.field, 0)))
+
+    with torch.no_grad():
+        rows = _seconds(design, device)
+    return method.n_measure * (method.separation * trajectory + rows) + method.n_relax * trajectory
 
 
 def _regression_stages(experiment: Experiment) -> list[Stage]:

@@ -22,6 +22,8 @@ from lattice_lightning.samplers import WeightedProposal
 
 __all__ = ["Draws", "draw_weights", "halving"]
 
+SAVE_EVERY = 20.0
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -62,6 +64,8 @@ def draw_weights(
 ) -> Draws:
     """Draw n fields on this rank and keep their log weights; those of a finished stage are read.
 
+    A killed stage goes on from its last save, some ``SAVE_EVERY`` seconds before, with the same draws.
+
     Args:
         proposal: of the draws.
         n: number of fields.
@@ -76,13 +80,22 @@ def draw_weights(
         return _gathered(stored["log_weights"], float(stored["seconds"]))
     rng = torch.Generator(device)
     rng.manual_seed(seed)
-    found = []
-    tic = perf_counter()
-    sizes = [min(batch_size, n - first) for first in range(0, n, batch_size)]
+    found, before, partial = [], 0.0, path.with_suffix(".part")
+    if partial.exists():
+        stored = torch.load(partial, weights_only=True)
+        found, before = list(stored["log_weights"]), float(stored["seconds"])
+        rng.set_state(stored["rng"])
+    tic = saved = perf_counter()
+    sizes = [min(batch_size, n - first) for first in range(0, n, batch_size)][len(found):]
     for size in tqdm(sizes, desc=f"{progress}, weights", leave=False, disable=progress is None or None):
         found.append(proposal.sample(size, rng)[1].detach().double().cpu())
-    log_weights, seconds = torch.cat(found), perf_counter() - tic
+        if perf_counter() - saved > SAVE_EVERY:
+            saved = perf_counter()
+            seconds = before + saved - tic
+            save_atomically(partial, {"log_weights": found, "seconds": seconds, "rng": rng.get_state()})
+    log_weights, seconds = torch.cat(found), before + perf_counter() - tic
     save_atomically(path, {"log_weights": log_weights, "seconds": seconds})
+    partial.unlink(missing_ok=True)
     return _gathered(log_weights, seconds)
 
 
