@@ -136,12 +136,14 @@ def _time_training_step(method: FlowMethod, rng: torch.Generator) -> float:
 def _time_node(method: ContinuityRegression, rng: torch.Generator) -> float:
     """Trajectories and rows of one node."""
     basis, path, device = method.flow.basis, method.path, rng.device
-    kernel = path.kernel(0)
+    # the only node whose action is known before the fit
+    node = path.visits[0]
+    kernel = path.kernel(node)
     state = kernel.at(path.start(method.n_chains, rng))
     trajectory = _seconds(lambda: kernel.step(rng, state), device)
 
     def design() -> None:
-        basis.design(basis.start(state.field), basis.pack_force(path.force(state.field, 0)))
+        basis.design(basis.start(state.field), basis.pack_force(path.force(state.field, node)))
 
     with torch.no_grad():
         rows = _seconds(design, device)

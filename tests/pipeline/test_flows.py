@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 from small_flows import ROW, small_flow
-from small_runs import changed
+from small_runs import changed, composed
 
 from lattice_lightning.analysis import load_summary
 from lattice_lightning.callbacks import read_metrics
@@ -16,6 +16,7 @@ from lattice_lightning.exceptions import InputError
 from lattice_lightning.methods import ReverseKL
 from lattice_lightning.metrics import weight_statistics
 from lattice_lightning.observables import ScalarMoments
+from lattice_lightning.pipeline.estimate import flow_stages
 from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.outcome import load_histories, load_log_weights
@@ -188,3 +189,13 @@ def test_exact_free_field(tmp_path, without_plots):
     assert sampling["acceptance"]["value"] == 1.0
     assert set(summary["judgement"]["free"]["pulls"]) | set(summary["judgement"]["free"]["without_error"]) == {
         "free phi2", "free magnetisation_squared"}
+
+
+@pytest.mark.parametrize("experiment, lattice", [("flow_phi4", [4, 4]), ("flow_su2", [4, 6])])
+def test_plan_times_closed_form_fits(experiment, lattice, tmp_path):
+    config = composed(f"experiment={experiment}", "debug=limit", f"lattice={lattice}", "points=null", f"output_dir={tmp_path}")
+    planned = Experiment(config, None)
+    for name in planned.trained:
+        (stage,) = [s for s in flow_stages(planned, name) if s.name == f"train {name}"]
+        assert stage.seconds > 0
+        assert all(bool(p.isfinite().all()) for p in planned.flow_model(name).parameters())
