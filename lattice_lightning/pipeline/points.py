@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from difflib import get_close_matches
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from lattice_lightning.analysis import Estimate, doubts, summary_table, write_summary
-from lattice_lightning.analysis.report import write_report
+from lattice_lightning.analysis import Estimate
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.checks import check_name
 from lattice_lightning.pipeline.device import process_rank
@@ -31,14 +29,13 @@ from lattice_lightning.pipeline.outcome import (
     Outcome,
     load_histories,
     load_log_weights,
-    read_all_metrics,
     save_histories,
     save_log_weights,
 )
 from lattice_lightning.pipeline.processes import broadcast, check_processes, process_group
-from lattice_lightning.pipeline.publish import publish
+from lattice_lightning.pipeline.rows import merged
 from lattice_lightning.pipeline.summarise import summarise
-from lattice_lightning.pipeline.train import check, compute, print_judgement, run_folder
+from lattice_lightning.pipeline.train import check, compute, finish, run_folder
 from lattice_lightning.seeds import derive_seed
 
 __all__ = ["check_points", "point_configs", "train_points"]
@@ -68,7 +65,7 @@ def point_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 near = get_close_matches(str(key), known, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise InputError(f"point {name!r} cannot set {key!r}; {hint}known: {', '.join(known)}")
-        point = _over(deepcopy(dict(config)), changes)
+        point = merged(deepcopy(dict(config)), changes)
         point["rows"] = {row: options for row, options in (point["rows"] or {}).items() if options}
         if "seed" not in changes:
             # pulls of several points are judged together: their random numbers must be unrelated
@@ -76,15 +73,6 @@ def point_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         point.update(points=None, publish=None, resume=None)
         found[str(name)] = point
     return found
-
-
-def _over(default: Any, given: Any) -> Any:
-    """Deep merge; objects with another ``_target_`` take nothing of the default."""
-    if not isinstance(default, Mapping) or not isinstance(given, Mapping):
-        return given
-    if given.get("_target_", default.get("_target_")) != default.get("_target_"):
-        return dict(given)
-    return {**default, **{key: _over(default.get(key), value) for key, value in given.items()}}
 
 
 def _sources(
@@ -217,16 +205,7 @@ def _run(
     summary = summarise(config, device, joint.rows, joint.observables, references)
     if any(point.get("exact") for point in configs.values()):
         summary["judgement"] = judge_rows(joint.observables, joint.rows)
-    write_summary(folder.summary, summary)
-    save_histories(folder.path / "histories.npz", joint.histories)
-    save_log_weights(folder.path / "log_weights.npz", joint.log_weights)
-    write_report(folder.report, summary, read_all_metrics(folder), joint.histories, joint.log_weights)
-    console.print(summary_table(summary))
-    for doubt in doubts(summary):
-        console.print(f"! {doubt}", highlight=False)
-    print_judgement(summary, console)
-    if config["publish"]:
-        console.print(f"published in {publish(Path(config['publish']), folder, summary, config)}")
+    finish(summary, joint, folder, config, console)
     console.print(f"done in {clock(perf_counter() - tic)}; report: {folder.report}")
     return summary
 

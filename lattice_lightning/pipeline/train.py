@@ -41,7 +41,7 @@ from lattice_lightning.pipeline.summarise import estimates, held_out_entry, row_
 from lattice_lightning.pipeline.weights import training_seconds
 
 __all__ = [
-    "check", "check_alone", "compute", "load_histories", "print_judgement", "run_folder",
+    "check", "check_alone", "compute", "finish", "load_histories", "print_judgement", "run_folder",
     "save_histories", "summary_of", "train",
 ]
 
@@ -124,6 +124,19 @@ def _run(experiment: Experiment, folder: RunFolder, console: Console) -> dict[st
     if experiment.rank != 0:
         return {}
     summary = summary_of(outcome, config, experiment.system.device)
+    finish(summary, outcome, folder, config, console)
+    console.print(f"done in {clock(perf_counter() - tic)}; report: {folder.report}")
+    return summary
+
+
+def finish(
+    summary: dict[str, Any],
+    outcome: Outcome,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Write summary, histories and report; print table, doubts and judgement; publish."""
     write_summary(folder.summary, summary)
     save_histories(folder.path / "histories.npz", outcome.histories)
     save_log_weights(folder.path / "log_weights.npz", outcome.log_weights)
@@ -137,8 +150,6 @@ def _run(experiment: Experiment, folder: RunFolder, console: Console) -> dict[st
     if config["publish"]:
         published = publish(Path(config["publish"]), folder, summary, config)
         console.print(f"published in {published}")
-    console.print(f"done in {clock(perf_counter() - tic)}; report: {folder.report}")
-    return summary
 
 
 def print_judgement(summary: Mapping[str, Any], console: Console) -> None:

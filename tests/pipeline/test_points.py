@@ -100,7 +100,7 @@ def test_resumed_at_the_second_point(points_run, tmp_path, monkeypatch):
     """The first point is read, not run again; the second goes on; the numbers are the same."""
     config = config_of(tmp_path, **{"stream.keep": False})
     config["publish"] = None
-    monkeypatch.setattr("lattice_lightning.pipeline.points.write_report", lambda *args: None)
+    monkeypatch.setattr("lattice_lightning.pipeline.train.write_report", lambda *args: None)
     weigh, seen = Experiment.weigh, []
 
     def killed(self, name):
