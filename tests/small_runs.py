@@ -1,13 +1,19 @@
 """Configs for runs of seconds, composed once, and what a refused command looks like."""
 
+import os
 import re
+import subprocess
+import sys
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 from lattice_lightning.cli import main, plain_config
 
 SLICE = "experiment=slice_su2_2d"
 EXACT = "experiment=hmc_exact"
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 
 
 @cache
@@ -50,3 +56,14 @@ def refused(arguments, message, folder, capsys):
     assert "Traceback" not in error
     assert re.search(message, error), error
     assert sorted(folder.rglob("*")) == before
+
+
+def command(*arguments):
+    """train.py in a process of its own, which may start others."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in LAUNCHER:
+        environment.pop(name, None)
+    return subprocess.run(
+        [sys.executable, str(TRAIN), *arguments], capture_output=True, text=True, check=False,
+        env=environment, timeout=300,
+    )

@@ -1,22 +1,16 @@
 """Several processes: one folder, one summary, the chains of all; resumed; refused where there are none."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_runs import SLICE, refused, small
+from small_runs import LAUNCHER, SLICE, command, refused, small
 
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline import processes
 from lattice_lightning.pipeline.train import load_histories, train
 
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
-LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 CHAINS = 4
 SETTINGS = [
     SLICE, "debug=limit", "trainer=ddp", "trainer.accelerator=cpu", f"stream.n_chains={CHAINS}",
@@ -29,16 +23,6 @@ SETTINGS = [
 def no_launcher(monkeypatch):
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
-
-
-def command(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name in LAUNCHER:
-        environment.pop(name, None)
-    return subprocess.run(
-        [sys.executable, str(TRAIN), *arguments], capture_output=True, text=True, check=False,
-        env=environment, timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
