@@ -14,10 +14,10 @@ from torch import Tensor
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace
 from lattice_lightning.lattice import Lattice
-from lattice_lightning.models.conditioners import ConvNet
-from lattice_lightning.models.flow import Flow, FlowStack
+from lattice_lightning.models.flow import FlowStack
 from lattice_lightning.models.gauge_masks import GaugeStripes, gauge_stripes
 from lattice_lightning.models.splines import circular_rational_quadratic
+from lattice_lightning.models.stripe_coupling import StripeCoupling
 
 __all__ = ["PlaquetteCoupling", "U1Flow", "tan_mixture"]
 
@@ -81,7 +81,7 @@ def _tan_mixture(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     return image.mean(-1), torch.logsumexp(log_derivative, -1) - log(s.shape[-1])
 
 
-class PlaquetteCoupling(Flow):
+class PlaquetteCoupling(StripeCoupling):
     """One coupling of U(1): a circle map of active plaquettes, steered by frozen loops.
 
     Symmetries: gauge transformations, translations along the stripes, and by 4 across.
@@ -132,33 +132,14 @@ class PlaquetteCoupling(Flow):
             raise InputError(f"a plaquette's map is mixture or spline, got {transform!r}")
         if n_mixture < 1:
             raise InputError(f"a mixture needs at least one component, got {n_mixture}")
-        mask = GaugeStripes(mu, offset)
-        mask.check(lattice)
-        super().__init__(lattice, group)
-        self.mask, self.transform, self.rectangles, self.bins = mask, transform, rectangles, bins
-        n_out = n_mixture + 1 if transform == "mixture" else 3 * bins + 1
-        self.net = ConvNet(
-            2, 6 if rectangles else 2, n_out, hidden, kernel_size,
-            init_scale=init_scale, dtype=dtype, rng=rng,
+        channels = (6 if rectangles else 2, n_mixture + 1 if transform == "mixture" else 3 * bins + 1)
+        super().__init__(
+            lattice, group, GaugeStripes(mu, offset), channels, hidden, kernel_size, init_scale, dtype, rng
         )
-        self.net.check_lattice(lattice)
+        self.transform, self.rectangles, self.bins = transform, rectangles, bins
 
-    def check_lattice(self, lattice: Lattice) -> None:
-        """Raise InputError where the stripes do not fit."""
-        # the first call comes from the base class, before there is a mask
-        if "net" in self._modules:
-            self.mask.check(lattice)
-            self.net.check_lattice(lattice)
-
-    def forward(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the links of the stripes."""
-        return self._apply_map(field, inverse=False)
-
-    def inverse(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        """Move them back."""
-        return self._apply_map(field, inverse=True)
-
-    def _apply_map(self, field: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    def apply_map(self, field: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Move the links of the stripes by the change of their plaquettes."""
         mu, nu, lattice = self.mask.mu, self.mask.nu, self.lattice
         along, across = field[:, mu], field[:, nu]
         w = along + lattice.shift(across, mu) - lattice.shift(along, nu) - across

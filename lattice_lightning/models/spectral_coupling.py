@@ -13,15 +13,15 @@ from torch import Tensor
 
 from lattice_lightning.groups import FieldSpace, Group
 from lattice_lightning.lattice import Lattice
-from lattice_lightning.models.conditioners import ConvNet
-from lattice_lightning.models.flow import Flow, FlowStack
+from lattice_lightning.models.flow import FlowStack
 from lattice_lightning.models.gauge_masks import GaugeStripes, gauge_stripes
 from lattice_lightning.models.spectral_map import SpectralMap
+from lattice_lightning.models.stripe_coupling import StripeCoupling
 
 __all__ = ["SpectralCoupling", "SpectralFlow"]
 
 
-class SpectralCoupling(Flow):
+class SpectralCoupling(StripeCoupling):
     """One coupling: a spectral map of active plaquettes, steered by frozen loops.
 
     Symmetries: gauge transformations, translations along the stripes and by 4 across, and charge
@@ -64,41 +64,22 @@ class SpectralCoupling(Flow):
         dtype: torch.dtype = torch.float32,
         rng: torch.Generator | None = None,
     ) -> None:
-        self.spectral_map = SpectralMap(group, degree, n_steps)
-        mask = GaugeStripes(mu, offset)
-        mask.check(lattice)
-        super().__init__(lattice, group)
-        self.mask, self.rectangles = mask, rectangles
+        spectral_map = SpectralMap(group, degree, n_steps)
         # traces of SU(2) are real
-        self.is_real = self.spectral_map.group.n_colors == 2
-        n_in = (3 if rectangles else 1) * (1 if self.is_real else 2)
-        self.net = ConvNet(
-            2, n_in, len(self.spectral_map.monomials), hidden, kernel_size,
-            init_scale=init_scale, dtype=dtype, rng=rng,
+        is_real = spectral_map.group.n_colors == 2
+        channels = ((3 if rectangles else 1) * (1 if is_real else 2), len(spectral_map.monomials))
+        super().__init__(
+            lattice, group, GaugeStripes(mu, offset), channels, hidden, kernel_size, init_scale, dtype, rng
         )
-        self.net.check_lattice(lattice)
+        self.spectral_map, self.rectangles, self.is_real = spectral_map, rectangles, is_real
 
     @property
     def group(self) -> Group:
         """The gauge group."""
         return self.spectral_map.group
 
-    def check_lattice(self, lattice: Lattice) -> None:
-        """Raise InputError where the stripes do not fit."""
-        # the first call comes from the base class, before there is a network
-        if "net" in self._modules:
-            self.mask.check(lattice)
-            self.net.check_lattice(lattice)
-
-    def forward(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the links of the stripes."""
-        return self._apply_map(field, inverse=False)
-
-    def inverse(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        """Move them back."""
-        return self._apply_map(field, inverse=True)
-
-    def _apply_map(self, field: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    def apply_map(self, field: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Move the links of the stripes by the change of their plaquettes."""
         group, mu, nu = self.group, self.mask.mu, self.mask.nu
         links = group.pack(field)
         along, across = (self.lattice.direction_packed(links, axis) for axis in (mu, nu))
