@@ -22,6 +22,7 @@ from lattice_lightning.actions import Action
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import FieldSpace, Group
 from lattice_lightning.lattice import Lattice
+from lattice_lightning.metrics.functional import without_failures
 from lattice_lightning.models.flow import Flow, FlowModel
 
 __all__ = ["ContinuousFlow", "StepHalving", "VelocityBasis", "node_weights", "step_halving"]
@@ -270,6 +271,9 @@ class _Adjoint(torch.autograd.Function):
 class StepHalving(NamedTuple):
     """What halving the integrator's steps changes, at fixed z (as they are minus halved).
 
+    With an action, draws count by their weights exp(log w): one that runs away from the target, and would
+    be rejected, says nothing of those that are accepted.
+
     Attributes:
         log_q: rms change of log q.
         log_w: standard deviation of the change of log w = -S - log q: what acceptance feels; None without
@@ -304,16 +308,22 @@ def step_halving(
         raise InputError(f"step halving needs a ContinuousFlow and n >= 2, got {len(flows)} of them, n={n}")
     for flow in flows:
         flow.n_steps *= 2
-    log_q, log_w = [], []
+    log_q, log_w, weights = [], [], []
     for first in range(0, n, batch_size):
         z = model.prior.sample(min(batch_size, n - first), rng)
         (x, log_det), (x_finer, log_det_finer) = model.flow(z), finer(z)
         log_q.append(log_det - log_det_finer)
         if action is not None:
-            log_w.append(action.value(x_finer, {}) - action.value(x, {}) + log_q[-1])
+            value = action.value(x, {})
+            log_w.append(action.value(x_finer, {}) - value + log_q[-1])
+            weights.append(log_det - value - model.prior.log_prob(z))
     change = torch.cat(log_q)
-    rms = float(change.square().mean().sqrt())
-    if not log_w:
-        return StepHalving(rms, None, None)
-    weight = torch.cat(log_w)
-    return StepHalving(rms, float(weight.std()), float(weight.mean()))
+    if action is None:
+        return StepHalving(float(change.square().mean().sqrt()), None, None)
+    # a draw of no weight may well be one of no finite number
+    share, shift = torch.softmax(without_failures(torch.cat(weights)), 0), torch.cat(log_w)
+    counts = share > 0
+    share, change, shift = share[counts], change[counts], shift[counts]
+    mean = (share * shift).sum()
+    spread = (share * (shift - mean).square()).sum().sqrt()
+    return StepHalving(float((share * change.square()).sum().sqrt()), float(spread), float(mean))
