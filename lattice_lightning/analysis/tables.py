@@ -10,8 +10,8 @@ from rich.table import Table
 from lattice_lightning.analysis.errors import format_entry
 
 __all__ = [
-    "FLOW_COLUMNS", "HALVED", "doubts", "flow_cells", "halving_cell", "has_weights", "rows_of",
-    "shared_observables", "summary_table",
+    "FLOW_COLUMNS", "HALVED", "doubts", "enough_draws", "flow_cells", "halving_cell", "has_weights",
+    "rows_of", "shared_observables", "summary_table",
 ]
 
 
@@ -70,11 +70,17 @@ HALVED = "steps halved: change of log q / log w / log Z"
 FLOW_COLUMNS = ("row", "parameters", "steps", "training s", "ESS", "acceptance", "Var(log w)", "log Z")
 
 
+def enough_draws(sampling: Mapping[str, Any]) -> bool:
+    """Whether weights, if any, rest on ``ENOUGH_DRAWS`` effective draws; errors of fewer are too small."""
+    ess = sampling.get("ess")
+    return not ess or ess["value"] * ess["n"] >= ENOUGH_DRAWS
+
+
 def flow_cells(name: str, row: Mapping[str, Any]) -> list[str]:
     """The entries of ``FLOW_COLUMNS`` for one row."""
     sampling, training = row["sampling"], row["training"]
     variance, ess = sampling.get("var_log_w"), sampling.get("ess")
-    doubtful = " !" if ess and ess["value"] * ess["n"] < ENOUGH_DRAWS else ""
+    doubtful = "" if enough_draws(sampling) else " !"
     return [
         name, str(row["model"]["n_parameters"]),
         "" if training is None else str(training["steps"]),
@@ -155,11 +161,11 @@ def _weights(name: str, sampling: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{name}: {sampling['n_failed_draws']} draws have no finite weight; they count as weight zero."
         )
-    ess = sampling.get("ess")
-    if ess and (effective := ess["value"] * ess["n"]) < ENOUGH_DRAWS:
+    if not enough_draws(sampling):
+        ess = sampling["ess"]
         found.append(
-            f"{name}: the effective sample size rests on {effective:.1f} effective draws of {ess['n']}: "
-            "too few for it or log Z to be trusted."
+            f"{name}: the effective sample size rests on {ess['value'] * ess['n']:.1f} effective draws of "
+            f"{ess['n']}: too few for it or log Z to be trusted."
         )
     return found + _integration(name, sampling)
 
@@ -200,9 +206,8 @@ def _log_z(summary: Mapping[str, Any]) -> list[str]:
     found = []
     points: dict[str, list[tuple[str, float, float]]] = {}
     for name, row in rows_of(summary):
-        log_z, ess = row["sampling"].get("log_z") or {}, row["sampling"].get("ess") or {}
-        # an error from few effective draws is too small to compare with
-        if log_z.get("error") and ess["value"] * ess["n"] >= ENOUGH_DRAWS:
+        log_z = row["sampling"].get("log_z") or {}
+        if log_z.get("error") and enough_draws(row["sampling"]):
             points.setdefault(name.rpartition("/")[0], []).append((name, log_z["value"], log_z["error"]))
     for known in points.values():
         best = min(known, key=lambda k: k[2])

@@ -11,7 +11,7 @@ from lattice_lightning.analysis.exact_2d import (
     plaquette_torus,
     wilson_loop_torus,
 )
-from lattice_lightning.analysis.tables import ENOUGH_DRAWS
+from lattice_lightning.analysis.tables import enough_draws
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.observables import WilsonLoop
 from lattice_lightning.pipeline.build import System
@@ -111,10 +111,7 @@ def judge_rows(
     partition: dict[str, dict[str, float]] = {}
     for name, row in rows.items():
         log_z = row["sampling"].get("log_z") or {}
-        ess = row["sampling"].get("ess") or {"value": 1.0, "n": ENOUGH_DRAWS}
-        # an error from few effective draws is too small to compare with
-        enough = ess["value"] * ess["n"] >= ENOUGH_DRAWS
-        if "exact" in log_z and log_z["error"] is not None and enough:
+        if "exact" in log_z and log_z["error"] is not None and enough_draws(row["sampling"]):
             # rounding alone is left of an exact flow's error
             error = max(log_z["error"], ROUNDING * max(1.0, abs(log_z["exact"])))
             pull = (log_z["value"] - log_z["exact"]) / error
