@@ -65,7 +65,11 @@ def _train(arguments: list[str], console: Console) -> int:
     from lattice_lightning.pipeline.train import check_alone, train
 
     config = plain_config(arguments)
-    if config.get("scan"):
+    if config.get("coverage"):
+        from lattice_lightning.pipeline.coverage import coverage
+
+        coverage(config, console)
+    elif config.get("scan"):
         scan(config, console)
     elif n_processes(config["trainer"]) > 1 and not config["dry_run"] and not is_launched():
         check_alone(config)

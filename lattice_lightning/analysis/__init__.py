@@ -1,6 +1,7 @@
 """Errors, comparison of samplers, the summary, plots and the report."""
 
 from lattice_lightning.analysis.comparison import Judgement, compare, judge_pulls
+from lattice_lightning.analysis.correction import Corrected, MarkovSets, bias_corrected, optimal_scale
 from lattice_lightning.analysis.errors import (
     Estimate,
     acceptance,
@@ -11,6 +12,7 @@ from lattice_lightning.analysis.errors import (
     format_error,
     split_rhat,
 )
+from lattice_lightning.analysis.planner import Costs, Moments, Plan, classical_gain, error_at_cost, plan
 from lattice_lightning.analysis.summary import (
     load_summary,
     observable_entry,
@@ -22,12 +24,20 @@ from lattice_lightning.analysis.tables import doubts, rows_of, summary_table
 from lattice_lightning.analysis.tunnelling import tunnelling_rate
 
 __all__ = [
+    "Corrected",
+    "Costs",
     "Estimate",
     "Judgement",
+    "MarkovSets",
+    "Moments",
+    "Plan",
     "acceptance",
     "autocorrelation_function",
+    "bias_corrected",
+    "classical_gain",
     "compare",
     "doubts",
+    "error_at_cost",
     "estimate",
     "exp_minus_dH",
     "format_entry",
@@ -35,6 +45,8 @@ __all__ = [
     "judge_pulls",
     "load_summary",
     "observable_entry",
+    "optimal_scale",
+    "plan",
     "rows_of",
     "split_rhat",
     "summary_table",

@@ -1,17 +1,15 @@
 """report.html: one file with the plots inside, which opens offline."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lattice_lightning.analysis import plots
 from lattice_lightning.analysis.errors import format_entry
+from lattice_lightning.analysis.html import STYLE, html_image, html_table
 from lattice_lightning.analysis.tables import (
     FLOW_COLUMNS,
     HALVED,
@@ -23,43 +21,6 @@ from lattice_lightning.analysis.tables import (
 )
 
 __all__ = ["write_report"]
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1040px;margin:2em auto;padding:0 1em}
-h1{margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid #ddd}.muted{color:#666}
-table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto}
-th,td{padding:.3em .7em;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}tr.headline{font-weight:600;background:#f3f8fc}
-.doubt{background:#fff6e5;border-left:4px solid #E69F00;padding:.5em 1em;margin:.4em 0}
-.fine{background:#eef8f3;border-left:4px solid #009E73;padding:.5em 1em}
-img{max-width:100%}td.off{color:#b33}pre{background:#f6f6f6;padding:1em;overflow-x:auto;font-size:12px}
-"""
-
-
-def _image(figure: Figure | None, caption: str) -> str:
-    if figure is None:
-        return ""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        f'<figcaption class="muted">{escape(caption)}</figcaption></figure>'
-    )
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]], headline: str | None = None) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in header)
-    body = ""
-    for line in lines:
-        kind = ' class="headline"' if line[0] == headline else ""
-        cells = "".join(
-            f'<td class="off">{escape(c)}</td>' if c.endswith("!") else f"<td>{escape(c)}</td>"
-            for c in line
-        )
-        body += f"<tr{kind}>{cells}</tr>"
-    return f"<table><tr>{head}</tr>{body}</table>"
-
 
 def _number(value: float | None, form: str = ".3g") -> str:
     return "-" if value is None else format(value, form)
@@ -89,7 +50,7 @@ def _flows(summary: Mapping[str, Any], headline: str) -> str:
         if point:
             theory = {key: parameters[point].get(key) for key in ("lattice", "group", "action")}
             text += f"<h3>{escape(point)}</h3><p class=\"muted\">{escape(_short(theory))}</p>"
-        text += _table(header, lines, headline)
+        text += html_table(header, lines, headline)
     return text
 
 
@@ -119,7 +80,7 @@ def _judgements(summary: Mapping[str, Any]) -> str:
         for row, j in judged.items()
     ]
     header = ("row", "pulls", "largest", "chi^2", "p-value", "values without error", "verdict")
-    return f"<h2>Against exact values, all points together</h2>{_table(header, lines)}"
+    return f"<h2>Against exact values, all points together</h2>{html_table(header, lines)}"
 
 
 def _samplers(summary: Mapping[str, Any], headline: str) -> str:
@@ -142,7 +103,7 @@ def _samplers(summary: Mapping[str, Any], headline: str) -> str:
         )
     header = ("row", "parameters", "acceptance", "<exp(-dH)>", "Var(dH)", "held-out pair loss",
               "paired difference")
-    return _table(header, lines, headline)
+    return html_table(header, lines, headline)
 
 
 def _observables(summary: Mapping[str, Any], headline: str) -> str:
@@ -167,7 +128,7 @@ def _observables(summary: Mapping[str, Any], headline: str) -> str:
                 ]
             )
         header = (name, "value", "error (Gamma)", "error (chains)", "tau_int", "R-hat", "pull", "exact")
-        parts.append(_table(header, lines, headline))
+        parts.append(html_table(header, lines, headline))
     return "".join(parts)
 
 
@@ -196,7 +157,7 @@ def _costs(summary: Mapping[str, Any], headline: str) -> str:
         "s / effective sample", "training included",
         "reversal error of H",
     )
-    return _table(header, lines, headline)
+    return html_table(header, lines, headline)
 
 
 def write_report(
@@ -222,7 +183,7 @@ def write_report(
     if not found:
         verdict = '<div class="fine">Every error is reliable and every comparison within its errors.</div>'
     correlations = "".join(
-        _image(plots.autocorrelation_figure(histories, name), f"Autocorrelation of {name}, by row.")
+        html_image(plots.autocorrelation_figure(histories, name), f"Autocorrelation of {name}, by row.")
         for name in ("plaquette", "polyakov_loop_symmetrised", "chiral_condensate",
                      "topological_charge", "magnetisation_squared")
     )
@@ -233,7 +194,7 @@ def write_report(
     }
     lattice = "x".join(str(extent) for extent in config.get("lattice", []))
     body = f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>{escape(summary["experiment"])}</title><style>{_STYLE}</style>
+<title>{escape(summary["experiment"])}</title><style>{STYLE}</style>
 <h1>{escape(summary["experiment"])}</h1>
 <p class="muted">{escape(str(config.get("group", "")))} on {lattice}; seed {summary["seed"]};
 {escape(summary["device"])}, {summary["threads"]} threads;
@@ -242,17 +203,17 @@ lattice_lightning {escape(summary["version"])}</p>
 <h2>Samplers</h2>{_samplers(summary, headline)}
 <p class="muted">Every row: same number of chains and steps, same integrator unless the config says
 otherwise, accepted with the true action. Errors: the larger of Gamma method and chain means.</p>
-{_image(plots.training_figure(metrics, list(histories)),
+{html_image(plots.training_figure(metrics, list(histories)),
         "Training loss (faint: every batch) and what short exact runs or direct draws beside it say.")}
-{_image(plots.log_weights_figure(log_weights or {}),
+{html_image(plots.log_weights_figure(log_weights or {}),
         "Log weights of direct draws against log Z: a perfect sampler has all of them at zero.")}
-{_image(plots.points_figure(summary), "Quality of every row against the point.")}
-{_image(plots.delta_h_figure(integrated), "Energy change that the accept step sees.")}
+{html_image(plots.points_figure(summary), "Quality of every row against the point.")}
+{html_image(plots.delta_h_figure(integrated), "Energy change that the accept step sees.")}
 {_judgements(summary)}
 <h2>Observables</h2>
-{_image(plots.observables_figure(summary),
+{html_image(plots.observables_figure(summary),
         "Open symbols: error not reliable. Numbers: pull against the reference row. Black: exact.")}
-{_image(plots.polyakov_figure(histories), "Polyakov loops in every direction, up to 8 chains a row.")}
+{html_image(plots.polyakov_figure(histories), "Polyakov loops in every direction, up to 8 chains a row.")}
 {correlations}
 {_observables(summary, headline)}
 <h2>Costs</h2>{_costs(summary, headline)}

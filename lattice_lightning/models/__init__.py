@@ -18,6 +18,7 @@ from lattice_lightning.models.masks import Checkerboard, Stripes
 from lattice_lightning.models.plaquette_chain import ChainAction, ChainFlow
 from lattice_lightning.models.priors import FreeFieldPrior, GaussianFieldPrior, GaussianPrior, HaarPrior
 from lattice_lightning.models.real_nvp import RealNVP, SplineFlow
+from lattice_lightning.models.regressors import DeepTrees, Regressor, Ridge, Trees
 from lattice_lightning.models.scalar_velocity import PlaneWaves, SmearedField
 from lattice_lightning.models.spectral_coupling import SpectralCoupling, SpectralFlow
 from lattice_lightning.models.splines import circular_rational_quadratic, rational_quadratic
@@ -35,6 +36,7 @@ __all__ = [
     "ContinuousFlow",
     "ConvNet",
     "CovNet",
+    "DeepTrees",
     "EffectiveAction",
     "Flow",
     "FlowModel",
@@ -55,6 +57,8 @@ __all__ = [
     "PlaquetteSweep",
     "Prior",
     "RealNVP",
+    "Regressor",
+    "Ridge",
     "Scaling",
     "SmearedField",
     "SpectralCoupling",
@@ -65,6 +69,7 @@ __all__ = [
     "StoutLayer",
     "Stripes",
     "SweepFlow",
+    "Trees",
     "U1Flow",
     "VelocityBasis",
     "circular_rational_quadratic",

@@ -11,9 +11,11 @@ from lattice_lightning.observables.gauge import (
     polyakov_loop,
 )
 from lattice_lightning.observables.scalar import ScalarMoments, ScalarPropagator
+from lattice_lightning.observables.traces import InverseTraces
 
 __all__ = [
     "ChiralCondensate",
+    "InverseTraces",
     "Observable",
     "Plaquette",
     "PolyakovLoops",

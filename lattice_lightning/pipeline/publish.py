@@ -14,7 +14,7 @@ from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.compose import command_of
 from lattice_lightning.pipeline.folder import RunFolder
 
-__all__ = ["check_target", "markdown_table", "publish", "result_rows"]
+__all__ = ["check_target", "markdown_table", "publish", "result_rows", "write_results"]
 
 LIMITS = ("flow_training_limits", "sampling_limits")
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -205,6 +205,26 @@ def check_target(config: Mapping[str, Any]) -> None:
         )
 
 
+def kept_rows(target: Path) -> list[dict[str, Any]]:
+    """Entries of results.json that no run replaces: published values and benchmarks."""
+    path = target / "results.json"
+    old = json.loads(path.read_text()) if path.exists() else []
+    return [e for e in old if "source" in e or "ratio" in e]
+
+
+def write_results(
+    target: Path, folder: RunFolder, entries: Sequence[Mapping[str, Any]], table: str
+) -> None:
+    """Write results.json, config.yaml and the table of README.md."""
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(list(entries), indent=1, allow_nan=False) + "\n")
+    partial.replace(path)
+    shutil.copyfile(folder.path / "config.yaml", target / "config.yaml")
+    _write_table(target / "README.md", table)
+
+
 def publish(target: Path, folder: RunFolder, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
     """Write results.json, config.yaml, figures, the headline's weights and the table of README.md.
 
@@ -212,16 +232,8 @@ def publish(target: Path, folder: RunFolder, summary: Mapping[str, Any], config:
     what stands between the lines ``BEGIN`` and ``END`` is replaced.
     """
     target = Path(target)
-    target.mkdir(parents=True, exist_ok=True)
-    command = command_of(config)
-    path = target / "results.json"
-    old = json.loads(path.read_text()) if path.exists() else []
-    entries = [e for e in old if "source" in e or "ratio" in e] + result_rows(summary, command)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
-    shutil.copyfile(folder.path / "config.yaml", target / "config.yaml")
-    _write_table(target / "README.md", markdown_table(entries))
+    entries = kept_rows(target) + result_rows(summary, command_of(config))
+    write_results(target, folder, entries, markdown_table(entries))
     figure = points_figure(summary) or overview_figure(summary)
     figure.savefig(target / "figure.png", dpi=140)
     observables_figure(summary).savefig(target / "observables.png", dpi=140)

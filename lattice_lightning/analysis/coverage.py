@@ -1,0 +1,129 @@
+"""Do quoted intervals hold the truth as often as they say? Counts, their judgement, figure and table."""
+
+from collections.abc import Mapping
+from html import escape
+from math import erf, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from lattice_lightning.analysis.correction import Corrected
+from lattice_lightning.analysis.html import STYLE, html_image, html_table
+from lattice_lightning.exceptions import InputError
+
+__all__ = ["coverage_figure", "coverage_of", "coverage_table", "pull_of", "write_coverage_report"]
+
+#: known bias of an error whose tau_int is estimated
+ALLOWED = 0.02
+BINOMIAL_ERRORS = 3.0
+HEADER = ("case", "ensembles", "in 1 sigma (68.3 %)", "in 2 sigma (95.4 %)", "mean pull", "width of pulls",
+          "correlation", "gain", "called reliable", "verdict")
+
+
+def coverage_of(pulls: Any) -> dict[str, Any]:
+    """Shares of pulls within one and two sigma, and whether both are those of a normal distribution.
+
+    Within three binomial standard errors and 2 % for the known bias of an estimated tau_int, both ways:
+    intervals that are too wide fail too.
+
+    Raises:
+        InputError: without pulls, or for one that is not a number.
+
+    Example:
+        >>> coverage_of(np.random.default_rng(1).normal(size=4000))["covers"]
+        True
+        >>> coverage_of(np.random.default_rng(1).normal(size=4000) * 1.3)["covers"]
+        False
+    """
+    values = np.asarray(pulls, np.float64)
+    if values.size == 0 or bool(np.isnan(values).any()):
+        raise InputError(f"coverage needs pulls that are numbers, got {values.size} with nan")
+    found: dict[str, Any] = {"n": int(values.size), "covers": True}
+    for sigma in (1, 2):
+        expected = erf(sigma / sqrt(2))
+        share = float((np.abs(values) < sigma).mean())
+        binomial = sqrt(expected * (1 - expected) / values.size)
+        fits = abs(share - expected) <= BINOMIAL_ERRORS * binomial + ALLOWED
+        found[f"within_{sigma}"] = {"value": share, "error": binomial, "expected": expected, "fits": fits}
+        found["covers"] = found["covers"] and fits
+    finite = values[np.isfinite(values)]
+    found["mean_pull"] = float(finite.mean()) if finite.size else None
+    found["width"] = float(finite.std()) if finite.size else None
+    return found
+
+
+def pull_of(result: Corrected, truth: float) -> float:
+    """(value - truth) / error; infinite where an error of zero is claimed wrongly."""
+    difference = result.value - truth
+    if result.error:
+        return difference / result.error
+    return float(np.copysign(np.inf, difference)) if difference else 0.0
+
+
+def coverage_figure(pulls: Mapping[str, Any]) -> Figure:
+    """Histograms of pulls beside the normal distribution, a panel a case."""
+    n = len(pulls)
+    columns = min(n, 3)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.6 * rows), layout="constrained")
+    grid = np.linspace(-5, 5, 201)
+    for k, (name, values) in enumerate(pulls.items()):
+        axes = figure.add_subplot(rows, columns, k + 1)
+        shown = np.clip(np.asarray(values), -5, 5)
+        axes.hist(shown, np.linspace(-5, 5, 41).tolist(), density=True, color="#56B4E9")
+        axes.plot(grid, np.exp(-grid**2 / 2) / sqrt(2 * np.pi), color="black", lw=1)
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.set_xlabel("pull (beyond 5 at the edge)", fontsize=8)
+        axes.tick_params(labelsize=8)
+    return figure
+
+
+def coverage_table(coverage: Mapping[str, Any]) -> list[list[str]]:
+    """Lines of text, a case each, under ``HEADER``."""
+    lines = []
+    for name, case in coverage.items():
+        cells = [name.replace("_", " "), str(case["n"])]
+        for sigma in (1, 2):
+            share = case[f"within_{sigma}"]
+            mark = "" if share["fits"] else " !"
+            cells.append(f"{share['value']:.3f}({share['error'] * 1000:.0f}){mark}")
+        verdict = "covers" if case["covers"] else "does not cover"
+        expected = case["covers"] != case["must_fail"]
+        correlation, gain = (
+            "-" if case[key] is None else f"{case[key]:.2f}" for key in ("correlation", "gain")
+        )
+        cells += [
+            f"{case['mean_pull']:+.2f}", f"{case['width']:.2f}", correlation, gain,
+            f"{case['reliable']:.3f}",
+            f"{verdict}, as it must" if expected else f"{verdict} !",
+        ]
+        lines.append(cells)
+    return lines
+
+
+def write_coverage_report(path: Path, summary: Mapping[str, Any], pulls: Mapping[str, Any]) -> Path:
+    """report.html of a coverage run."""
+    fine = summary["ok"]
+    verdict = "Every honest case covers, every dishonest one is found out." if fine else (
+        "At least one case did not do what it must; see the table."
+    )
+    caption = "Pulls (corrected value - truth) / error over all ensembles; line: normal distribution."
+    body = f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>{escape(summary["experiment"])}</title><style>{STYLE}</style>
+<h1>{escape(summary["experiment"])}</h1>
+<p class="muted">Synthetic ensembles with known truth; seed {summary["seed"]};
+lattice_lightning {summary["version"]}; {summary["seconds"]:.0f} s</p>
+<div class="{'fine' if fine else 'doubt'}">{verdict}</div>
+<h2>Coverage</h2>{html_table(HEADER, coverage_table(summary["coverage"]))}
+<p class="muted">Allowed: three binomial errors and {ALLOWED:.0%}, both ways; the binomial error is in
+brackets.</p>
+{html_image(coverage_figure(pulls), caption)}
+<h2>Config</h2><details><summary>resolved config</summary>
+<pre>{escape(OmegaConf.to_yaml(OmegaConf.create(dict(summary["config"]))))}</pre></details></html>"""
+    partial = Path(path).with_suffix(".partial")
+    partial.write_text(body, encoding="utf-8")
+    partial.replace(path)
+    return Path(path)
