@@ -69,6 +69,10 @@ def _train(arguments: list[str], console: Console) -> int:
         from lattice_lightning.pipeline.coverage import coverage
 
         coverage(config, console)
+    elif config.get("surrogate"):
+        from lattice_lightning.pipeline.surrogate import surrogate
+
+        surrogate(config, console)
     elif config.get("scan"):
         scan(config, console)
     elif n_processes(config["trainer"]) > 1 and not config["dry_run"] and not is_launched():

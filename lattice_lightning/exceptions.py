@@ -7,6 +7,7 @@ __all__ = [
     "InputError",
     "LatticeLightningError",
     "ResumeError",
+    "TooFewLabelsError",
 ]
 
 
@@ -32,3 +33,7 @@ class ChainError(LatticeLightningError, RuntimeError):
 
 class ResumeError(LatticeLightningError, RuntimeError):
     """A saved state does not belong to the run that asks to continue from it."""
+
+
+class TooFewLabelsError(InputError):
+    """A correction has too few labels for an error that can be told; it says how many it needs."""

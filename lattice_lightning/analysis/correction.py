@@ -29,7 +29,7 @@ from lattice_lightning.analysis.errors import (
     estimate,
     format_error,
 )
-from lattice_lightning.exceptions import InputError
+from lattice_lightning.exceptions import InputError, TooFewLabelsError
 
 __all__ = ["Corrected", "MarkovSets", "bias_corrected", "optimal_scale"]
 
@@ -193,8 +193,8 @@ def bias_corrected(
         name: for messages.
 
     Raises:
-        InputError: for an unknown form, shapes that do not fit, values that are not finite, or too few
-            labels (it says how many are needed).
+        InputError: for an unknown form, shapes that do not fit or values that are not finite.
+        TooFewLabelsError: it says how many are needed.
 
     Warns:
         RuntimeWarning: when the corrected average is no better than the labels alone.
@@ -273,13 +273,13 @@ def _require_labels(correction: Estimate, labels: Estimate, n: int, name: str) -
     """Refuse a correction whose own error could not be told.
 
     Raises:
-        InputError: saying how many labels are needed.
+        TooFewLabelsError: saying how many labels are needed.
     """
     # D may be constant (an exact approximation); then the labels tell how slowly anything changes
     tau = correction.tau_int or labels.tau_int or 0.5
     needed = ceil(MIN_EFFECTIVE_LABELS * max(2 * tau, 1.0))
     if n < needed:
-        raise InputError(
+        raise TooFewLabelsError(
             f"{name}: {n} labels are too few for an honest correction; with tau_int {tau:.1f} at least "
             f"{needed} are needed, and 5 times as many for an error good to 10 %"
         )

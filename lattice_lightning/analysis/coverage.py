@@ -20,7 +20,7 @@ __all__ = ["coverage_figure", "coverage_of", "coverage_table", "pull_of", "write
 ALLOWED = 0.02
 BINOMIAL_ERRORS = 3.0
 HEADER = ("case", "ensembles", "in 1 sigma (68.3 %)", "in 2 sigma (95.4 %)", "mean pull", "width of pulls",
-          "correlation", "gain", "called reliable", "verdict")
+          "correlation", "gain", "called reliable", "refused", "verdict")
 
 
 def coverage_of(pulls: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def coverage_table(coverage: Mapping[str, Any]) -> list[list[str]]:
         )
         cells += [
             f"{case['mean_pull']:+.2f}", f"{case['width']:.2f}", correlation, gain,
-            f"{case['reliable']:.3f}",
+            f"{case['reliable']:.3f}", str(case["refused"]),
             f"{verdict}, as it must" if expected else f"{verdict} !",
         ]
         lines.append(cells)

@@ -31,7 +31,7 @@ from lattice_lightning.analysis.coverage import (
     pull_of,
     write_coverage_report,
 )
-from lattice_lightning.exceptions import InputError, ResumeError
+from lattice_lightning.exceptions import InputError, ResumeError, TooFewLabelsError
 from lattice_lightning.models.regressors import Regressor
 from lattice_lightning.pipeline.build import instantiate
 from lattice_lightning.pipeline.checks import check_integer
@@ -100,7 +100,7 @@ def coverage(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
         name: _case(config, name, case, n, folder.path / f"case_{name}.npz") for name, case in cases.items()
     }
     summary = _summary(config, cases, found)
-    pulls = {name: columns["pull"] for name, columns in found.items()}
+    pulls = {name: columns["pull"][~np.isnan(columns["pull"])] for name, columns in found.items()}
     _write_json(folder.summary, summary)
     write_coverage_report(folder.report, summary, pulls)
     table = Table(*HEADER)
@@ -192,13 +192,17 @@ def _one(case: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         part = sets.take(features, which)
         return surrogate.predict(part.reshape(-1, 2)).reshape(part.shape[:2])
 
+    nan = float("nan")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
-        result: Corrected = bias_corrected(
-            sets.take(labels, "correction"), approximation("correction"), approximation("unlabelled"),
-            case["form"],
-        )
-    nan = float("nan")
+        try:
+            result: Corrected = bias_corrected(
+                sets.take(labels, "correction"), approximation("correction"), approximation("unlabelled"),
+                case["form"],
+            )
+        except TooFewLabelsError:
+            # its tau_int came out far too long by chance: no interval is quoted, none can be wrong
+            return dict.fromkeys(_KEPT, nan)
     return {
         "pull": pull_of(result, 0.0),
         "correlation": nan if result.correlation is None else result.correlation,
@@ -214,7 +218,8 @@ def _summary(
     judged = {}
     for name, columns in found.items():
         judged[name] = {
-            **coverage_of(columns["pull"]),
+            **coverage_of(columns["pull"][~np.isnan(columns["pull"])]),
+            "refused": int(np.isnan(columns["pull"]).sum()),
             **{key: _mean(columns[key]) for key in ("correlation", "gain", "reliable", "warned")},
             "must_fail": bool(cases[name]["overlap"]),
             "seconds": float(columns["seconds"]),
