@@ -101,8 +101,10 @@ class MarkovSets:
         """The part ``[chains, steps]`` of a series that belongs to a set.
 
         Raises:
-            InputError: for a series that is shorter than the sets.
+            InputError: for a series that is shorter than the sets, or another name.
         """
+        if name not in ("train", "correction", "unlabelled"):
+            raise InputError(f"the sets are train, correction and unlabelled, got {name!r}")
         data = series.detach().cpu().numpy() if isinstance(series, Tensor) else np.asarray(series)
         if data.ndim < 2 or data.shape[1] < self.n_steps:
             raise InputError(f"the sets need a series of {self.n_steps} steps, got shape {data.shape}")
@@ -228,7 +230,12 @@ def bias_corrected(
         "correction set": estimate(beside, f"{name}: correction set"),
     }
     value = parts["unlabelled"].value + parts["correction set"].value
-    gammas = [_gamma_error(part, data) for part, data in zip(parts.values(), (u, beside), strict=True)]
+    # an approximation that says the same everywhere is exact in its mean; one frozen in a set is not
+    fixed = a.min() == a.max() == u.min() == u.max()
+    gammas = [
+        0.0 if fixed else parts["unlabelled"].error_gamma,
+        0.0 if d.min() == d.max() and beside.min() == beside.max() else parts["correction set"].error_gamma,
+    ]
     error_gamma = None if None in gammas else sqrt(sum(g**2 for g in gammas if g is not None))
     error_chains = None
     if o.shape[0] == u.shape[0] and o.shape[0] >= MIN_CHAINS:
@@ -256,11 +263,6 @@ def bias_corrected(
         value, error, error_gamma, error_chains, uncorrected, correction, exact, _correlation(o, a), gain,
         reason is None, reason, form, o.size, u.size,
     )
-
-
-def _gamma_error(part: Estimate, data: Array) -> float | None:
-    """Gamma error of a part; a part that never varies has none to add."""
-    return 0.0 if data.min() == data.max() else part.error_gamma
 
 
 def _correlation(o: Array, a: Array) -> float | None:
@@ -293,7 +295,7 @@ def _doubt(
 ) -> str | None:
     """Why the error cannot be trusted, or None."""
     if error_gamma is None:
-        return "a set has too few steps for an autocorrelation time"
+        return "a set is too short for an autocorrelation time, or never varies"
     if error_chains is not None and error_gamma > 0:
         ratio = max(error_gamma, error_chains) / max(min(error_gamma, error_chains), 1e-300)
         if ratio > MAX_RATIO:

@@ -40,7 +40,8 @@ def coverage_of(pulls: Any) -> dict[str, Any]:
     """
     values = np.asarray(pulls, np.float64)
     if values.size == 0 or bool(np.isnan(values).any()):
-        raise InputError(f"coverage needs pulls that are numbers, got {values.size} with nan")
+        bad = int(np.isnan(values).sum())
+        raise InputError(f"coverage needs pulls that are numbers, got {values.size}, {bad} of them nan")
     found: dict[str, Any] = {"n": int(values.size), "covers": True}
     for sigma in (1, 2):
         expected = erf(sigma / sqrt(2))
@@ -56,7 +57,9 @@ def coverage_of(pulls: Any) -> dict[str, Any]:
 
 
 def pull_of(result: Corrected, truth: float) -> float:
-    """(value - truth) / error; infinite where an error of zero is claimed wrongly."""
+    """(value - truth) / error; infinite where zero is claimed wrongly, nan where no error is quoted."""
+    if result.error is None:
+        return float("nan")
     difference = result.value - truth
     if result.error:
         return difference / result.error
@@ -92,12 +95,12 @@ def coverage_table(coverage: Mapping[str, Any]) -> list[list[str]]:
             cells.append(f"{share['value']:.3f}({share['error'] * 1000:.0f}){mark}")
         verdict = "covers" if case["covers"] else "does not cover"
         expected = case["covers"] != case["must_fail"]
-        correlation, gain = (
-            "-" if case[key] is None else f"{case[key]:.2f}" for key in ("correlation", "gain")
+        mean, width, correlation, gain = (
+            "-" if case[key] is None else f"{case[key]:.2f}"
+            for key in ("mean_pull", "width", "correlation", "gain")
         )
         cells += [
-            f"{case['mean_pull']:+.2f}", f"{case['width']:.2f}", correlation, gain,
-            f"{case['reliable']:.3f}", str(case["refused"]),
+            mean, width, correlation, gain, f"{case['reliable']:.3f}", str(case["refused"]),
             f"{verdict}, as it must" if expected else f"{verdict} !",
         ]
         lines.append(cells)

@@ -31,10 +31,11 @@ from lattice_lightning.analysis.coverage import (
     pull_of,
     write_coverage_report,
 )
+from lattice_lightning.analysis.errors import MIN_CHAINS
 from lattice_lightning.exceptions import InputError, ResumeError, TooFewLabelsError
 from lattice_lightning.models.regressors import Regressor
 from lattice_lightning.pipeline.build import instantiate
-from lattice_lightning.pipeline.checks import check_integer
+from lattice_lightning.pipeline.checks import check_integer, check_name
 from lattice_lightning.pipeline.compose import command_of
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.processes import require_one_process
@@ -49,6 +50,8 @@ _KEYS = {*_SIZES, "tau", "surrogate", "form", "overlap"}
 _KEPT = ("pull", "correlation", "gain", "reliable", "warned")
 #: effective labels below which the coverage of a case says little
 MIN_EFFECTIVE = 50
+#: steps of a set that the Gamma method needs
+MIN_STEPS = 5
 
 
 def synthetic_ensemble(
@@ -124,15 +127,29 @@ def _check(config: Mapping[str, Any]) -> dict[str, Any]:
     cases: dict[str, Any] = {}
     for name, entry in given["cases"].items():
         where = f"coverage.cases.{name}"
-        case = {"form": "all", "overlap": False, **(entry or {})}
+        check_name("a case of coverage.cases", name)
+        if not isinstance(entry, Mapping):
+            raise InputError(f"{where} must be a mapping with {', '.join(sorted(_KEYS))}, got {entry!r}")
+        case = {"form": "all", "overlap": False, **entry}
         if unknown := set(case) - _KEYS:
             raise InputError(f"{where} has no key {sorted(unknown)}; known: {', '.join(sorted(_KEYS))}")
         if missing := _KEYS - set(case):
             raise InputError(f"{where} needs {', '.join(sorted(missing))}")
         for key in _SIZES:
             check_integer(f"{where}.{key}", case[key], 1)
-        if not isinstance(case["tau"], int | float) or not case["tau"] >= 0.5:
-            raise InputError(f"{where}.tau must be a number of at least 0.5, got {case['tau']!r}")
+        tau = case["tau"]
+        if not isinstance(tau, int | float) or isinstance(tau, bool) or not 0.5 <= tau < float("inf"):
+            raise InputError(f"{where}.tau must be a number of at least 0.5, got {tau!r}")
+        if not isinstance(case["overlap"], bool):
+            raise InputError(f"{where}.overlap must be true or false, got {case['overlap']!r}")
+        if case["n_chains"] * case["n_train"] < 2:
+            raise InputError(f"{where}: n_train x n_chains must be at least 2 labels to fit to")
+        for key in ("n_correction", "n_unlabelled"):
+            if case["n_chains"] < MIN_CHAINS and case[key] < MIN_STEPS:
+                raise InputError(
+                    f"{where}.{key} must be at least {MIN_STEPS} with fewer than {MIN_CHAINS} chains, got "
+                    f"{case[key]}: no error can be formed"
+                )
         if case["form"] not in FORMS:
             raise InputError(f"{where}.form must be one of {', '.join(FORMS)}, got {case['form']!r}")
         effective = case["n_chains"] * case["n_correction"] / (2 * case["tau"])
@@ -155,7 +172,7 @@ def _case(
     seconds = 0.0
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as saved, np.load(saved, allow_pickle=False) as stored:
                 columns = {key: stored[key].tolist() for key in _KEPT}
                 seconds = float(stored["seconds"])
         except Exception as error:
@@ -218,7 +235,7 @@ def _summary(
     judged = {}
     for name, columns in found.items():
         judged[name] = {
-            **coverage_of(columns["pull"][~np.isnan(columns["pull"])]),
+            **_coverage_of(name, columns["pull"]),
             "refused": int(np.isnan(columns["pull"]).sum()),
             **{key: _mean(columns[key]) for key in ("correlation", "gain", "reliable", "warned")},
             "must_fail": bool(cases[name]["overlap"]),
@@ -231,6 +248,13 @@ def _summary(
         "coverage": judged,
         "ok": all(case["covers"] != case["must_fail"] for case in judged.values()),
     }
+
+
+def _coverage_of(name: str, pulls: Array) -> dict[str, Any]:
+    quoted = pulls[~np.isnan(pulls)]
+    if not quoted.size:
+        raise InputError(f"no ensemble of coverage.cases.{name} has an error to judge; lengthen its sets")
+    return coverage_of(quoted)
 
 
 def _mean(values: Array) -> float | None:

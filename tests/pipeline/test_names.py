@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+from rich.console import Console
 from small_runs import EXACT, SLICE, composed, refused
 
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.compose import compose_config, config_folder, differences, experiments
+from lattice_lightning.pipeline.coverage import coverage
 from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.points import check_points
 from lattice_lightning.pipeline.scan import exact_values, points
+from lattice_lightning.pipeline.surrogate import surrogate
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,10 @@ def test_every_experiment_builds(name):
             system = System(point)
             assert system.start(2, 1).shape[0] == 2
             assert exact_values(point["group"], point["action"]["gauge"]["beta"], 16)
+    elif config["coverage"]:
+        assert coverage({**config, "dry_run": True}, Console(quiet=True)) == {}
+    elif config["surrogate"]:
+        assert surrogate({**config, "dry_run": True}, Console(quiet=True)) == {}
     elif config["points"]:
         _, experiments_of = check_points(config)
         assert list(experiments_of) == list(config["points"])
@@ -46,9 +53,9 @@ def test_other_options_compose(option):
 
 NAMES = [
     (["experiment=slice_su2"], "no experiment is called 'slice_su2'; did you mean 'slice_su2_2d'"),
-    (["experiment=zzz"], "Known: cask_su2, "),
+    (["experiment=zzz"], "Known: .*cask_su2, "),
     ([], "no value for name: choose an experiment .*cask_su2.*experiment=cask_su2"),
-    (["experiment="], "no experiment is called ''; Known: cask_su2"),
+    (["experiment="], "no experiment is called ''; Known: .*cask_su2"),
     ([SLICE, "action=stagered"], "no action is called 'stagered'; did you mean 'staggered'"),
     ([SLICE, "trainer=gpus"], "no trainer is called 'gpus'; did you mean 'gpu'"),
     ([SLICE, "actions=wilson"], "'actions'; did you mean 'action'"),
