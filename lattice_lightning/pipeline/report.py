@@ -15,9 +15,14 @@ def rewrite_report(path: str | Path) -> Path:
     """Write the report again.
 
     Raises:
-        InputError: when the run has not finished.
+        InputError: when the run has not finished, or is one of coverage or of surrogates.
     """
     folder = RunFolder.find(path)
+    if any(folder.read_config().get(kind) for kind in ("coverage", "surrogate")):
+        raise InputError(
+            f"{folder.path} has a report of its own kind; write it again with: python train.py "
+            f"resume={folder.path}"
+        )
     histories = folder.path / "histories.npz"
     if not folder.summary.exists() or not histories.exists():
         raise InputError(

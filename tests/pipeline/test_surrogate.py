@@ -84,6 +84,12 @@ def test_a_resumed_run_gives_the_same(finished):
         assert again["surrogates"][name]["corrected"] == row["corrected"]
 
 
+def test_its_report_is_written_again_by_resuming(finished, capsys):
+    folder, _ = finished
+    (run,) = (folder / "ama_su2").iterdir()
+    refused(["report", str(run)], "write it again with: python train.py resume=", folder, capsys)
+
+
 def test_publishing(finished, tmp_path):
     folder, _ = finished
     (run,) = (folder / "ama_su2").iterdir()
