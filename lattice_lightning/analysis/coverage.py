@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lattice_lightning.analysis.correction import Corrected
-from lattice_lightning.analysis.html import STYLE, html_image, html_table
+from lattice_lightning.analysis.html import STYLE, html_image, html_table, write_html
 from lattice_lightning.exceptions import InputError
 
 __all__ = ["coverage_figure", "coverage_of", "coverage_table", "pull_of", "write_coverage_report"]
@@ -126,7 +126,4 @@ brackets.</p>
 {html_image(coverage_figure(pulls), caption)}
 <h2>Config</h2><details><summary>resolved config</summary>
 <pre>{escape(OmegaConf.to_yaml(OmegaConf.create(dict(summary["config"]))))}</pre></details></html>"""
-    partial = Path(path).with_suffix(".partial")
-    partial.write_text(body, encoding="utf-8")
-    partial.replace(path)
-    return Path(path)
+    return write_html(path, body)

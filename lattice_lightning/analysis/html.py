@@ -4,10 +4,11 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
-__all__ = ["STYLE", "html_image", "html_table"]
+__all__ = ["STYLE", "html_image", "html_table", "write_html"]
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1040px;margin:2em auto;padding:0 1em}
@@ -46,3 +47,12 @@ def html_table(header: Sequence[str], lines: Sequence[Sequence[str]], headline: 
         )
         body += f"<tr{kind}>{cells}</tr>"
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def write_html(path: Path, body: str) -> Path:
+    """Write a page at once: a kill leaves the old one or the new one."""
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    partial.write_text(body, encoding="utf-8")
+    partial.replace(path)
+    return path

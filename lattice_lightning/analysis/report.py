@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lattice_lightning.analysis import plots
 from lattice_lightning.analysis.errors import format_entry
-from lattice_lightning.analysis.html import STYLE, html_image, html_table
+from lattice_lightning.analysis.html import STYLE, html_image, html_table, write_html
 from lattice_lightning.analysis.tables import (
     FLOW_COLUMNS,
     HALVED,
@@ -219,8 +219,4 @@ otherwise, accepted with the true action. Errors: the larger of Gamma method and
 <h2>Costs</h2>{_costs(summary, headline)}
 <h2>Config</h2><details><summary>resolved config</summary>
 <pre>{escape(OmegaConf.to_yaml(OmegaConf.create(dict(config))))}</pre></details></html>"""
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    partial.write_text(body, encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_html(path, body)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lattice_lightning.analysis.errors import Array, format_error
-from lattice_lightning.analysis.html import STYLE, html_image, html_table
+from lattice_lightning.analysis.html import STYLE, html_image, html_table, write_html
 
 __all__ = ["HEADER", "surrogate_figure", "surrogate_table", "write_surrogate_report"]
 
@@ -88,7 +88,4 @@ configurations are counted as given.</p>
 <h2>Costs a configuration (seconds, solver iterations)</h2>{html_table(("what", "cost"), costs)}
 <h2>Config</h2><details><summary>resolved config</summary>
 <pre>{escape(OmegaConf.to_yaml(OmegaConf.create(dict(summary["config"]))))}</pre></details></html>"""
-    partial = Path(path).with_suffix(".partial")
-    partial.write_text(body, encoding="utf-8")
-    partial.replace(path)
-    return Path(path)
+    return write_html(path, body)

@@ -39,7 +39,8 @@ from lattice_lightning.pipeline.checks import check_integer, check_name
 from lattice_lightning.pipeline.compose import command_of
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.processes import require_one_process
-from lattice_lightning.pipeline.publish import check_target, write_results
+from lattice_lightning.pipeline.publish import check_target, write_json, write_results
+from lattice_lightning.pipeline.train import run_folder
 from lattice_lightning.seeds import derive_seed
 
 __all__ = ["coverage", "synthetic_ensemble"]
@@ -96,15 +97,14 @@ def coverage(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
             )
         console.print(table)
         return {}
-    folder = RunFolder.find(config["resume"]) if config["resume"] else RunFolder.create(config)
-    folder.require_same(config)
+    folder = run_folder(config)
     console.print(f"run folder {folder.path}")
     found = {
         name: _case(config, name, case, n, folder.path / f"case_{name}.npz") for name, case in cases.items()
     }
     summary = _summary(config, cases, found)
     pulls = {name: columns["pull"][~np.isnan(columns["pull"])] for name, columns in found.items()}
-    _write_json(folder.summary, summary)
+    write_json(folder.summary, summary)
     write_coverage_report(folder.report, summary, pulls)
     table = Table(*HEADER)
     for line in coverage_table(summary["coverage"]):
@@ -260,12 +260,6 @@ def _coverage_of(name: str, pulls: Array) -> dict[str, Any]:
 def _mean(values: Array) -> float | None:
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else None
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
 
 
 def _publish(

@@ -14,7 +14,7 @@ from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.compose import command_of
 from lattice_lightning.pipeline.folder import RunFolder
 
-__all__ = ["check_target", "markdown_table", "publish", "result_rows", "write_results"]
+__all__ = ["check_target", "markdown_table", "publish", "result_rows", "write_json", "write_results"]
 
 LIMITS = ("flow_training_limits", "sampling_limits")
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -212,15 +212,19 @@ def kept_rows(target: Path) -> list[dict[str, Any]]:
     return [e for e in old if "source" in e or "ratio" in e]
 
 
+def write_json(path: Path, tree: Any) -> None:
+    """Write strict JSON at once: a kill leaves the old file or the new one."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
 def write_results(
     target: Path, folder: RunFolder, entries: Sequence[Mapping[str, Any]], table: str
 ) -> None:
     """Write results.json, config.yaml and the table of README.md."""
     target.mkdir(parents=True, exist_ok=True)
-    path = target / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(list(entries), indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    write_json(target / "results.json", list(entries))
     shutil.copyfile(folder.path / "config.yaml", target / "config.yaml")
     _write_table(target / "README.md", table)
 

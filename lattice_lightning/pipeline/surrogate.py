@@ -38,8 +38,9 @@ from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.outcome import save_histories
 from lattice_lightning.pipeline.processes import require_one_process
-from lattice_lightning.pipeline.publish import check_target, write_results
+from lattice_lightning.pipeline.publish import check_target, write_json, write_results
 from lattice_lightning.pipeline.rows import merged
+from lattice_lightning.pipeline.train import run_folder
 from lattice_lightning.seeds import derive_seed
 
 __all__ = ["surrogate"]
@@ -72,8 +73,7 @@ def surrogate(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
             f"train {sets.train}, correction {sets.correction}, unlabelled {sets.unlabelled}"
         )
         return {}
-    folder = RunFolder.find(config["resume"]) if config["resume"] else RunFolder.create(config)
-    folder.require_same(config)
+    folder = run_folder(config)
     console.print(f"run folder {folder.path}")
     results = {name: _sample(config, name, system, sets, folder) for name, system in places.items()}
     series = {name: _arrays(result) for name, result in results.items()}
@@ -92,9 +92,7 @@ def surrogate(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
             name: asdict(estimate(s["accepted"], "accepted", proportion=True)) for name, s in series.items()
         },
     }
-    partial = folder.summary.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    partial.replace(folder.summary)
+    write_json(folder.summary, summary)
     save_histories(folder.path / "histories.npz", series)
     write_surrogate_report(folder.report, summary, pictures)
     table = Table(*HEADER)
