@@ -2,6 +2,7 @@
 
 from lattice_lightning.analysis.comparison import Judgement, compare, judge_pulls
 from lattice_lightning.analysis.correction import Corrected, MarkovSets, bias_corrected, optimal_scale
+from lattice_lightning.analysis.derived import corrected_function, cumulant, estimate_function
 from lattice_lightning.analysis.errors import (
     Estimate,
     acceptance,
@@ -36,9 +37,12 @@ __all__ = [
     "bias_corrected",
     "classical_gain",
     "compare",
+    "corrected_function",
+    "cumulant",
     "doubts",
     "error_at_cost",
     "estimate",
+    "estimate_function",
     "exp_minus_dH",
     "format_entry",
     "format_error",

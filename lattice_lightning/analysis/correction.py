@@ -180,9 +180,10 @@ def optimal_scale(labels: Tensor | Array, approximation: Tensor | Array) -> floa
 def bias_corrected(
     labels: Tensor | Array,
     approximation: Tensor | Array,
-    unlabelled: Tensor | Array,
+    unlabelled: Tensor | Array | None,
     form: str = "all",
     name: str = "observable",
+    averaged: Tensor | Array | None = None,
 ) -> Corrected:
     """The corrected average with its error.
 
@@ -191,8 +192,11 @@ def bias_corrected(
         approximation: A of the same configurations.
         unlabelled: A ``[chains, m]`` of the configurations without labels. With as many chains as the
             labels, the same chains are meant, gaps of several tau_int away (:class:`MarkovSets`).
+            None when every configuration has a label, as in all-mode averaging.
         form: A averaged over the ``unlabelled`` only, or over ``all``.
         name: for messages.
+        averaged: A as it is averaged on the labelled configurations, where that is another one than
+            corrects them: over many sources, while O - A is of one (1208.4349).
 
     Raises:
         InputError: for an unknown form, shapes that do not fit or values that are not finite.
@@ -211,57 +215,69 @@ def bias_corrected(
     """
     if form not in FORMS:
         raise InputError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    if form == "unlabelled" and (unlabelled is None or averaged is not None):
+        raise InputError(
+            f"{name}: form 'unlabelled' averages A over unlabelled configurations alone; without them, or "
+            "with an average over the labelled ones, take form 'all'"
+        )
     o = _as_array(labels, f"{name}: labels")
     a = _as_array(approximation, f"{name}: approximation")
-    u = _as_array(unlabelled, f"{name}: unlabelled approximation")
-    if o.shape != a.shape:
-        raise InputError(
-            f"{name}: labels {o.shape} and approximation {a.shape} must be of the same configurations"
-        )
+    over = a if averaged is None else _as_array(averaged, f"{name}: averaged approximation")
+    u = None if unlabelled is None else _as_array(unlabelled, f"{name}: unlabelled approximation")
+    for what, other in (("approximation", a), ("averaged approximation", over)):
+        if o.shape != other.shape:
+            raise InputError(
+                f"{name}: labels {o.shape} and {what} {other.shape} must be of the same configurations"
+            )
     d = o - a
     correction = estimate(d, f"{name}: correction")
     exact = estimate(o, f"{name}: labels")
     _require_labels(correction, exact, d.size, name)
-    share = u.size / (u.size + a.size) if form == "all" else 1.0
+    n_unlabelled = 0 if u is None else u.size
+    share = 1.0 if form == "unlabelled" else n_unlabelled / (n_unlabelled + a.size)
     # on one set the covariance of A and D comes with their weighted sum
-    beside = d + (1 - share) * a
-    parts = {
-        "unlabelled": estimate(share * u, f"{name}: unlabelled"),
-        "correction set": estimate(beside, f"{name}: correction set"),
-    }
-    value = parts["unlabelled"].value + parts["correction set"].value
+    beside = d + (1 - share) * over
+    terms = {"correction set": beside}
+    if u is not None:
+        terms["unlabelled"] = share * u
+    parts = {which: estimate(term, f"{name}: {which}") for which, term in terms.items()}
+    value = sum(part.value for part in parts.values())
     # an approximation that says the same everywhere is exact in its mean; one frozen in a set is not
-    fixed = a.min() == a.max() == u.min() == u.max()
-    gammas = [
-        0.0 if fixed else parts["unlabelled"].error_gamma,
-        0.0 if d.min() == d.max() and beside.min() == beside.max() else parts["correction set"].error_gamma,
-    ]
+    fixed = a.min() == a.max() == over.min() == over.max() and (u is None or a.min() == u.min() == u.max())
+    still = {
+        "correction set": d.min() == d.max() and beside.min() == beside.max() and (fixed or u is not None),
+        "unlabelled": fixed,
+    }
+    gammas = [0.0 if still[which] else part.error_gamma for which, part in parts.items()]
     error_gamma = None if None in gammas else sqrt(sum(g**2 for g in gammas if g is not None))
     error_chains = None
-    if o.shape[0] == u.shape[0] and o.shape[0] >= MIN_CHAINS:
+    if len({len(term) for term in terms.values()}) == 1 and len(o) >= MIN_CHAINS:
         # chain by chain: sees whatever still correlates the two sets
-        means = share * u.mean(1) + beside.mean(1)
-        error_chains = float(means.std(ddof=1) / sqrt(len(means)))
-    elif min(o.shape[0], u.shape[0]) >= MIN_CHAINS:
-        scatter = [share * u.mean(1), beside.mean(1)]
+        means = sum(term.mean(1) for term in terms.values())
+        error_chains = float(np.std(means, ddof=1) / sqrt(len(o)))
+    elif min(len(term) for term in terms.values()) >= MIN_CHAINS:
+        scatter = [term.mean(1) for term in terms.values()]
         error_chains = sqrt(sum(float(s.var(ddof=1)) / len(s) for s in scatter))
     known = [e for e in (error_gamma, error_chains) if e is not None]
     error = max(known) if known else None
-    reason = _doubt(parts, {"unlabelled": u, "correction set": beside}, error_gamma, error_chains)
+    reason = _doubt(parts, terms, error_gamma, error_chains)
     gain = (exact.error / error) ** 2 if error and exact.error else None
     if gain is not None and gain < MAX_SHARE:
         warnings.warn(
             f"{name}: the corrected error {error:.2g} is no smaller than that of its {o.size} labels "
             f"alone, {exact.error:.2g} (Var(O - A) / Var(O) = {d.var() / max(o.var(), 1e-300):.2g}, "
-            f"{u.size} unlabelled): this approximation does not pay",
+            f"{n_unlabelled} unlabelled): this approximation does not pay",
             RuntimeWarning,
             stacklevel=2,
         )
-    joined = form == "all" and a.shape[0] == u.shape[0]
-    uncorrected = estimate(np.concatenate([a, u], 1) if joined else u, name)
+    if u is None:
+        uncorrected = estimate(over, name)
+    else:
+        joined = form == "all" and a.shape[0] == u.shape[0]
+        uncorrected = estimate(np.concatenate([over, u], 1) if joined else u, name)
     return Corrected(
         value, error, error_gamma, error_chains, uncorrected, correction, exact, _correlation(o, a), gain,
-        reason is None, reason, form, o.size, u.size,
+        reason is None, reason, form, o.size, n_unlabelled,
     )
 
 

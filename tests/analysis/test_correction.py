@@ -245,3 +245,47 @@ BAD_SETS = [
 def test_bad_sets(arguments, message):
     with pytest.raises(InputError, match=message):
         MarkovSets(*arguments)
+
+
+# -- all-mode averaging: A averaged over many sources, corrected on one -------------------------
+
+
+def sources(rng, n_chains=16, n_steps=60, n_sources=8):
+    """Exact and sloppy values ``[chains, steps, sources]``, sources correlated by a common part."""
+    common = ar1((n_chains, n_steps), 1.0, rng)[..., None]
+    exact = common + 2 * rng.normal(size=(n_chains, n_steps, n_sources))
+    return exact, 0.3 + 0.95 * exact + 0.1 * rng.normal(size=exact.shape)
+
+
+def test_average_over_sources_is_corrected_and_covers():
+    rng, pulls, biased = np.random.default_rng(21), [], []
+    for _ in range(200):
+        o, a = sources(rng)
+        result = bias_corrected(o[..., 0], a[..., 0], None, averaged=a.mean(-1))
+        assert result.value == pytest.approx((o[..., 0] - a[..., 0] + a.mean(-1)).mean(), abs=1e-12)
+        assert (result.n_correction, result.n_unlabelled) == (960, 0)
+        pulls.append(result.value / result.error)
+        biased.append(result.uncorrected.value / result.uncorrected.error)
+    assert abs(np.mean(pulls)) < 3.5 / sqrt(200)
+    assert 0.6 < np.std(pulls) < 1.1
+    assert np.mean(biased) > 3
+    # eight sources with little in common: nearly as good as solving all of them
+    assert result.gain > 3
+
+
+def test_correction_with_another_source_is_rejected():
+    """The difference of O on one source and A on another carries the noise of both."""
+    rng = np.random.default_rng(22)
+    o, a = sources(rng)
+    right = bias_corrected(o[..., 0], a[..., 0], None, averaged=a.mean(-1))
+    with pytest.warns(RuntimeWarning, match="does not pay"):
+        wrong = bias_corrected(o[..., 0], a[..., 1], None, averaged=a.mean(-1))
+    assert wrong.error > 1.5 * right.error
+
+
+def test_bad_input_of_averages_over_sources():
+    o, a = (x[..., 0] for x in sources(np.random.default_rng(23)))
+    with pytest.raises(InputError, match="take form 'all'"):
+        bias_corrected(o, a, None, "unlabelled")
+    with pytest.raises(InputError, match=r"averaged approximation \(16, 59\) must be of the same"):
+        bias_corrected(o, a, None, averaged=a[:, 1:])
