@@ -1,8 +1,10 @@
 """Errors, comparison of samplers, the summary, plots and the report."""
 
+from lattice_lightning.analysis.classical import classical_gain
 from lattice_lightning.analysis.comparison import Judgement, compare, judge_pulls
 from lattice_lightning.analysis.correction import Corrected, MarkovSets, bias_corrected, optimal_scale
-from lattice_lightning.analysis.derived import corrected_function, cumulant, estimate_function
+from lattice_lightning.analysis.cumulants import CUMULANTS, cumulant, predicted_moments, shifted_moments
+from lattice_lightning.analysis.derived import corrected_function, estimate_function, linearised
 from lattice_lightning.analysis.errors import (
     Estimate,
     acceptance,
@@ -13,7 +15,8 @@ from lattice_lightning.analysis.errors import (
     format_error,
     split_rhat,
 )
-from lattice_lightning.analysis.planner import Costs, Moments, Plan, classical_gain, error_at_cost, plan
+from lattice_lightning.analysis.moments import Moments
+from lattice_lightning.analysis.planner import Costs, Plan, error_at_cost, plan
 from lattice_lightning.analysis.summary import (
     load_summary,
     observable_entry,
@@ -25,6 +28,7 @@ from lattice_lightning.analysis.tables import doubts, rows_of, summary_table
 from lattice_lightning.analysis.tunnelling import tunnelling_rate
 
 __all__ = [
+    "CUMULANTS",
     "Corrected",
     "Costs",
     "Estimate",
@@ -47,11 +51,14 @@ __all__ = [
     "format_entry",
     "format_error",
     "judge_pulls",
+    "linearised",
     "load_summary",
     "observable_entry",
     "optimal_scale",
     "plan",
+    "predicted_moments",
     "rows_of",
+    "shifted_moments",
     "split_rhat",
     "summary_table",
     "tunnelling_rate",

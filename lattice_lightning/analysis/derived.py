@@ -1,13 +1,12 @@
-"""Functions of several averages: cumulants of the condensate, bias-corrected and not.
+"""Functions of several averages, bias-corrected and not.
 
 A correction acts on each moment; what is formed of the moments comes after (a cumulant of corrected
 values is not the corrected cumulant). Errors are linear: with M the averages and g the gradient of f
 there, the series f(M) + sum_k g_k (O_k - M_k) has the error of f(M), autocorrelations included.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from math import comb
 
 import numpy as np
 import torch
@@ -17,69 +16,9 @@ from lattice_lightning.analysis.correction import Corrected, bias_corrected
 from lattice_lightning.analysis.errors import Array, Estimate, estimate
 from lattice_lightning.exceptions import InputError
 
-__all__ = [
-    "CUMULANTS", "corrected_function", "cumulant", "estimate_function", "linearised", "shifted_moments",
-]
+__all__ = ["Function", "corrected_function", "estimate_function", "linearised"]
 
 Function = Callable[[Tensor], Tensor]
-#: cumulants of the condensate, in the order of the moments that they need
-CUMULANTS = ("condensate", "susceptibility", "skewness", "kurtosis")
-
-
-def cumulant(name: str, volume: int, offset: float = 0.0) -> Function:
-    r"""A cumulant as a function of the moments m_k = M_k / V^k about an offset.
-
-    M_k = (1/Z) d^k Z / dm^k for the weight det D(m) e^{-offset m V}; kappa_k of the M_k are
-    derivatives of ln Z, and
-
-        condensate = kappa_1 / V, susceptibility = kappa_2 / V, skewness = kappa_3 / kappa_2^{3/2},
-        kurtosis = kappa_4 / kappa_2^2.
-
-    All but the first are the same for every offset; one near the condensate keeps them from being
-    small differences of large numbers.
-
-    Args:
-        name: one of ``CUMULANTS``.
-        volume: V.
-        offset: what was subtracted from Tr D^-1 / V (:func:`shifted_moments`).
-
-    Raises:
-        InputError: for another name.
-
-    Example:
-        >>> round(float(cumulant("susceptibility", 256)(torch.tensor([0.5, 0.26], dtype=torch.float64))), 6)
-        2.56
-    """
-    if name not in CUMULANTS:
-        raise InputError(f"the cumulants are {', '.join(CUMULANTS)}, got {name!r}")
-
-    def value(m: Tensor) -> Tensor:
-        if name == "condensate":
-            return m[0] + offset
-        second = m[1] - m[0] ** 2
-        if name == "susceptibility":
-            return volume * second
-        third = m[2] - 3 * m[1] * m[0] + 2 * m[0] ** 3
-        if name == "skewness":
-            return third / second**1.5
-        fourth = m[3] - 4 * m[2] * m[0] - 3 * m[1] ** 2 + 12 * m[1] * m[0] ** 2 - 6 * m[0] ** 4
-        return fourth / second**2
-
-    return value
-
-
-def shifted_moments(moments: Sequence[Array] | Array, offset: float) -> Array:
-    """Moments 1, 2, ... about an offset, ``[k, ...]``, from those about zero; linear, so unbiased.
-
-    Example:
-        >>> shifted_moments([np.array([2.0]), np.array([5.0])], 2.0).tolist()
-        [[0.0], [1.0]]
-    """
-    about_zero = [np.ones_like(np.asarray(moments[0], np.float64)), *(np.asarray(m) for m in moments)]
-    return np.stack([
-        sum(comb(k, j) * (-offset) ** (k - j) * about_zero[j] for j in range(k + 1))
-        for k in range(1, len(about_zero))
-    ])
 
 
 def linearised(function: Function, series: Array, means: Array) -> Array:

@@ -1,6 +1,7 @@
 """Observables: a field to one number a chain."""
 
 from lattice_lightning.observables.base import Observable
+from lattice_lightning.observables.features import GaugeFeatures
 from lattice_lightning.observables.fermion import ChiralCondensate
 from lattice_lightning.observables.gauge import (
     Plaquette,
@@ -10,19 +11,25 @@ from lattice_lightning.observables.gauge import (
     plaquette,
     polyakov_loop,
 )
+from lattice_lightning.observables.mesons import StaggeredMesons, point_correlators
+from lattice_lightning.observables.products import distinct_products
 from lattice_lightning.observables.scalar import ScalarMoments, ScalarPropagator
 from lattice_lightning.observables.traces import InverseTraces
 
 __all__ = [
     "ChiralCondensate",
+    "GaugeFeatures",
     "InverseTraces",
     "Observable",
     "Plaquette",
     "PolyakovLoops",
     "ScalarMoments",
     "ScalarPropagator",
+    "StaggeredMesons",
     "TopologicalCharge",
     "WilsonLoop",
+    "distinct_products",
     "plaquette",
+    "point_correlators",
     "polyakov_loop",
 ]

@@ -22,7 +22,8 @@ def axis_name(lattice: Lattice, mu: int) -> str:
     return "t" if mu == lattice.ndim - 1 else AXES[mu]
 
 
-def _gauge_group(group: FieldSpace, what: str) -> Group:
+def require_gauge_group(group: FieldSpace, what: str) -> Group:
+    """The group, where it is one; ``what`` begins the sentence of the InputError."""
     if not isinstance(group, Group):
         raise InputError(f"{what} needs a gauge field, got a field of {group.name}")
     return group
@@ -46,7 +47,7 @@ class Plaquette(Observable):
     """``plaquette``: Re tr P / N averaged over planes."""
 
     def __init__(self, lattice: Lattice, group: FieldSpace) -> None:
-        self.lattice, self.group = lattice, _gauge_group(group, "the plaquette")
+        self.lattice, self.group = lattice, require_gauge_group(group, "the plaquette")
 
     def measure(self, field: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Values ``[batch]``."""
@@ -63,7 +64,7 @@ class WilsonLoop(Observable):
     """
 
     def __init__(self, lattice: Lattice, group: FieldSpace, sizes: Sequence[Sequence[int]]) -> None:
-        self.lattice, self.group = lattice, _gauge_group(group, "a Wilson loop")
+        self.lattice, self.group = lattice, require_gauge_group(group, "a Wilson loop")
         self.sizes = [(int(r), int(s)) for r, s in sizes]
         for r, s in self.sizes:
             if not 1 <= min(r, s) <= max(r, s) <= min(lattice.shape):
@@ -110,7 +111,7 @@ class PolyakovLoops(Observable):
         symmetrised: bool = False,
         boundary: Sequence[int] | None = None,
     ) -> None:
-        self.lattice, self.group = lattice, _gauge_group(group, "a Polyakov loop")
+        self.lattice, self.group = lattice, require_gauge_group(group, "a Polyakov loop")
         self.signs = [-phase for phase in boundary or (1,) * (lattice.ndim - 1) + (-1,)]
         if symmetrised and (self.signs.count(1) != 1 or len(self.signs) != lattice.ndim):
             raise InputError(
@@ -152,7 +153,7 @@ class TopologicalCharge(Observable):
                 f"the topological charge is defined here for U(1) in 2d, got {group.name} in "
                 f"{lattice.ndim}d; take topological_charge out of the observables"
             )
-        self.lattice, self.group = lattice, _gauge_group(group, "the topological charge")
+        self.lattice, self.group = lattice, require_gauge_group(group, "the topological charge")
 
     def measure(self, field: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Values ``[batch]``."""

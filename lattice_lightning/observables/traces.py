@@ -1,20 +1,27 @@
-"""Traces of inverse powers of the staggered operator."""
+"""Traces of inverse powers of the staggered operator, and what they say about the condensate."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import factorial
 
 import torch
 from torch import Tensor
 
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.fermions import EVEN, StaggeredOperator
 from lattice_lightning.groups import FieldSpace
 from lattice_lightning.lattice import Lattice
-from lattice_lightning.observables.base import Observable
+from lattice_lightning.observables.fermion import StochasticTraces
+from lattice_lightning.observables.products import (
+    distinct_products,
+    jackknife_variance,
+    leave_one_out,
+    set_partitions,
+)
 
-__all__ = ["InverseTraces"]
+__all__ = ["InverseTraces", "condensate_moment"]
 
 
-class InverseTraces(Observable):
+class InverseTraces(StochasticTraces):
     """``trace_inverse_{n}``: Re Tr D^-n / V of one staggered field, n from 1 to 4, colour summed.
 
     D = m + K has the eigenvalues m +- i lambda; with M = D D^dag on the even sites, whose eigenvalues
@@ -29,7 +36,16 @@ class InverseTraces(Observable):
     y2 = M^-1 y1: xi.y1, y1.y1, y1.y2 and y2.y2. All powers share the sources, so that their errors
     are correlated. ``trace_inverse_{n}_noise`` is the variance of the mean over the sources, from
     their scatter (two sources or more); ``trace_inverse_iterations`` counts the iterations of all
-    solves.
+    solves, and with powers beyond 2 ``trace_inverse_iterations_first`` those for y1 alone.
+
+    With ``moments`` = k the same solves also give, products of traces always of different sources,
+
+    * ``condensate_power_{j}``, j from 2 to k: (Tr D^-1 / V)^j;
+    * ``condensate_moment_{j}``, j from 1 to k: the j-th derivative of (det D)^N by the mass, over
+      (det D)^N and V^j (:func:`condensate_moment`). Averages of these give the cumulants of the
+      condensate: susceptibility, skewness, kurtosis;
+    * ``condensate_moment_{j}_noise``: the variance of that from the noise of the sources, by the
+      jackknife over them (more than j sources); for few sources rather too large.
 
     Args:
         lattice: even extents.
@@ -40,9 +56,12 @@ class InverseTraces(Observable):
         boundary: phase of each direction; antiperiodic in time by default.
         tolerance: relative residual.
         max_iterations: limit a solve.
+        moments: highest moment of the condensate, 0 (none) to 4.
+        n_fields: number N of unrooted staggered fields in the moments.
 
     Raises:
-        InputError: for a mass, powers or number of sources out of range.
+        InputError: for a mass, powers, sources, moments or fields out of range, and for moments without
+            their powers or with fewer sources than factors.
 
     Example:
         >>> from lattice_lightning.groups import SU2
@@ -54,6 +73,8 @@ class InverseTraces(Observable):
          'trace_inverse_iterations']
     """
 
+    what = "inverse traces"
+
     def __init__(
         self,
         lattice: Lattice,
@@ -64,55 +85,92 @@ class InverseTraces(Observable):
         boundary: Sequence[int] | None = None,
         tolerance: float = 1e-8,
         max_iterations: int = 5000,
+        moments: int = 0,
+        n_fields: int = 1,
     ) -> None:
-        if not mass > 0 or n_sources < 1:
-            raise InputError(
-                f"the inverse traces need mass > 0 and n_sources >= 1, got {mass}, {n_sources}"
-            )
+        super().__init__(lattice, group, mass, n_sources, boundary, tolerance, max_iterations)
         powers = list(powers)
         if not powers or len(set(powers)) < len(powers) or any(n not in (1, 2, 3, 4) for n in powers):
             raise InputError(f"powers must be one or more different ones of 1, 2, 3, 4, got {powers}")
-        self.operator = StaggeredOperator(lattice, group, boundary)
-        self.lattice, self.mass, self.n_sources = lattice, float(mass), int(n_sources)
         self.powers = tuple(int(n) for n in powers)
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        if moments not in range(5) or n_fields not in range(1, 1000):
+            raise InputError(
+                "expected moments from 0 to 4 and a whole number of unrooted fields, "
+                f"got moments={moments}, n_fields={n_fields}"
+            )
+        needed = list(range(1, moments + 1))
+        if not set(needed) <= set(self.powers) or n_sources < moments:
+            raise InputError(
+                f"moments={moments} needs powers {needed} and n_sources >= {moments}, "
+                f"got powers {powers} and n_sources={n_sources}"
+            )
+        self.moments, self.n_fields = int(moments), int(n_fields)
 
     def measure(self, field: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Values ``[batch]``; raises ConvergenceError when a solve fails."""
-        operator, m = self.operator.to(field.device), self.mass
-        matrices = operator.hop_matrices(operator.group.pack(field))
-        iterations = torch.zeros(field.shape[0], dtype=torch.float64, device=field.device)
-
-        def solve(b: Tensor) -> Tensor:
-            solution = operator.solve(matrices, b, [m], EVEN, self.tolerance, self.max_iterations)
-            solution.require_converged("inverse traces", self.tolerance, self.max_iterations)
-            iterations.add_(solution.iterations)
-            return solution.x[0]
-
-        estimates: dict[int, list[Tensor]] = {n: [] for n in self.powers}
-        for _ in range(self.n_sources):
-            xi = operator.gaussian(field.shape[0], rng)
-            y1 = solve(xi)
-            t1, t2 = _dot(xi, y1), _dot(y1, y1)
-            traces = {1: m * t1, 2: 2 * m**2 * t2 - t1}
-            if max(self.powers) > 2:
-                y2 = solve(y1)
-                t3, t4 = _dot(y1, y2), _dot(y2, y2)
-                traces[3] = 4 * m**3 * t3 - 3 * m * t2
-                traces[4] = 8 * m**4 * t4 - 8 * m**2 * t3 + t2
-            for n in self.powers:
-                estimates[n].append(2 / self.lattice.volume * traces[n])
-
+        estimates, iterations = self.estimates(field, rng)
         result = {}
-        for n in self.powers:
-            scatter = torch.stack(estimates[n])
+        for n, scatter in estimates.items():
             result[f"trace_inverse_{n}"] = scatter.mean(0)
             if self.n_sources > 1:
                 result[f"trace_inverse_{n}_noise"] = scatter.var(0) / self.n_sources
-        result["trace_inverse_iterations"] = iterations
+        result["trace_inverse_iterations"] = iterations.sum(0)
+        if len(iterations) > 1:
+            result["trace_inverse_iterations_first"] = iterations[0]
+        for j in range(2, self.moments + 1):
+            result[f"condensate_power_{j}"] = distinct_products([estimates[1]] * j)
+        for j in range(1, self.moments + 1):
+            name, options = f"condensate_moment_{j}", (self.lattice.volume, self.n_fields)
+            result[name] = condensate_moment(j, estimates, *options)
+            if self.n_sources > j:
+                others = {n: leave_one_out(scatter) for n, scatter in estimates.items()}
+                result[f"{name}_noise"] = jackknife_variance(condensate_moment(j, others, *options))
         return result
 
+    def estimates(self, field: Tensor, rng: torch.Generator) -> tuple[dict[int, Tensor], Tensor]:
+        """Re Tr D^-n / V of each power by every source ``[sources, batch]``, and iterations of each solve."""
+        t, iterations = self.contractions(field, rng, 2 if max(self.powers) > 2 else 1)
+        m = self.mass
+        traces = {1: m * t[:, 0], 2: 2 * m**2 * t[:, 1] - t[:, 0]}
+        if max(self.powers) > 2:
+            traces[3] = 4 * m**3 * t[:, 2] - 3 * m * t[:, 1]
+            traces[4] = 8 * m**4 * t[:, 3] - 8 * m**2 * t[:, 2] + t[:, 1]
+        return {n: 2 / self.lattice.volume * traces[n] for n in self.powers}, iterations
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Re a^dag b of packed fields, ``[batch]``."""
-    return (a * b).sum((0, 1, 2))
+
+def condensate_moment(
+    order: int, traces: Mapping[int, Tensor], volume: int, n_fields: int = 1
+) -> Tensor:
+    """M_k / V^k with M_k = (det D)^-N d^k (det D)^N / dm^k, k = ``order`` and N = ``n_fields``.
+
+    With Q_n = N (-1)^{n-1} (n-1)! Tr D^-n, the n-th derivative of N Tr ln D, it is the complete Bell
+    polynomial of Faa di Bruno, a sum over the set partitions of k elements:
+
+        M_1 = Q_1, M_2 = Q_1^2 + Q_2, M_3 = Q_1^3 + 3 Q_1 Q_2 + Q_3,
+        M_4 = Q_1^4 + 6 Q_1^2 Q_2 + 3 Q_2^2 + 4 Q_1 Q_3 + Q_4.
+
+    Products come from different sources, so that the result is unbiased; its ensemble average is the
+    k-th derivative of the partition function by the mass, over it and V^k.
+
+    Args:
+        order: from 1 to 4.
+        traces: Tr D^-n / V of every source ``[sources, ...]`` for n from 1 to ``order``.
+        volume: number of sites V.
+        n_fields: number of unrooted staggered fields.
+
+    Returns:
+        ``[...]``.
+
+    Raises:
+        InputError: for more factors than sources.
+    """
+    cumulants = {
+        n: n_fields * (-1) ** (n - 1) * factorial(n - 1) * traces[n] for n in range(1, order + 1)
+    }
+    shapes = Counter(tuple(sorted(map(len, blocks))) for blocks in set_partitions(order))
+    total = torch.zeros_like(traces[1][0])
+    for sizes, count in shapes.items():
+        # each of these has one factor 1/V already
+        scale = count / volume ** (order - len(sizes))
+        total = total + scale * distinct_products([cumulants[n] for n in sizes])
+    return total

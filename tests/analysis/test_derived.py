@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lattice_lightning.analysis.derived import (
-    CUMULANTS,
-    corrected_function,
-    cumulant,
-    estimate_function,
-    linearised,
-    shifted_moments,
-)
+from lattice_lightning.analysis.cumulants import CUMULANTS, cumulant, predicted_moments, shifted_moments
+from lattice_lightning.analysis.derived import corrected_function, estimate_function, linearised
 from lattice_lightning.exceptions import InputError
 
 
@@ -43,6 +37,19 @@ def test_shifted_moments_are_those_of_the_shifted_numbers():
     x = np.random.default_rng(1).normal(0.5, 0.1, size=(4, 50))
     about_zero, shifted = [x**k for k in (1, 2, 3, 4)], [(x - 0.4) ** k for k in (1, 2, 3, 4)]
     np.testing.assert_allclose(shifted_moments(about_zero, 0.4), shifted, atol=1e-14)
+
+
+@pytest.mark.parametrize("n_fields", [1, 2])
+def test_predicted_moments_are_derivatives_of_the_weight(n_fields):
+    """On one configuration: the polynomial prod (m + i lambda)^n_fields, differentiated."""
+    eigenvalues = 1j * np.random.default_rng(7).normal(size=6)
+    eigenvalues, mass, volume = np.concatenate([eigenvalues, -eigenvalues]), 0.8, 12
+    weight = np.poly1d(np.poly(-np.tile(eigenvalues, n_fields)))
+    exact = [(weight.deriv(k)(mass) / weight(mass)).real / volume**k for k in (1, 2, 3, 4)]
+    traces = {n: ((mass + eigenvalues) ** -n).sum().real / volume for n in (1, 2, 3, 4)}
+    powers = [np.array([traces[1] ** k]) for k in (1, 2, 3, 4)]
+    found = predicted_moments(powers, {n: np.array([traces[n]]) for n in (2, 3, 4)}, volume, n_fields)
+    np.testing.assert_allclose(found[:, 0], exact, rtol=1e-9)
 
 
 def test_linearised_series_has_value_and_gradient():
