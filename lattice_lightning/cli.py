@@ -1,4 +1,4 @@
-"""The command line: ``lattice-lightning train|sample|generate|measure|report``."""
+"""The command line: ``lattice-lightning train|sample|generate|measure|label|report``."""
 
 import sys
 import time
@@ -22,17 +22,23 @@ USAGE = """usage: lattice-lightning <command> [key=value ...]      (or: python t
   generate  generate experiment=NAME ensemble=FOLDER [every=1] ...: HMC configurations of the
             experiment's action, written to a zarr ensemble, resumable
   measure   measure ensemble=FOLDER | file=CONFIGURATION group=SU(2) lattice=[4,4,4,4]
+  label     label ensemble=FOLDER [observables=NAME | 'observables={name: {_target_: ...}}']
+            [only=[name]] [n=...] [seed=1] [device=cpu]: observables of every configuration, kept in
+            the ensemble's folder, resumable
   report    report FOLDER: write report.html of a finished run again
 """
 
 
 def plain_config(overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved config of a train command line; with ``resume=`` alone, the run's own."""
+    from lattice_lightning.pipeline.checks import KINDS
     from lattice_lightning.pipeline.compose import compose_config
     from lattice_lightning.pipeline.folder import RunFolder
 
     given = {key: value for key, _, value in (o.partition("=") for o in overrides)}
-    if "resume" in given and "experiment" not in given:
+    # a whole command names its experiment, or itself and the kind of run that it is
+    kinds = {key.lstrip("+").split(".")[0] for key in given}.intersection(KINDS)
+    if "resume" in given and not ("experiment" in given or ("name" in given and kinds)):
         folder = RunFolder.find(given["resume"])
         config = folder.read_config()
         config.update(resume=str(folder.path), dry_run=False, publish=None, output_dir="outputs")
@@ -59,26 +65,32 @@ def _help() -> str:
 
 
 def _train(arguments: list[str], console: Console) -> int:
+    from lattice_lightning.pipeline.checks import kind_of
     from lattice_lightning.pipeline.points import train_points
     from lattice_lightning.pipeline.processes import is_launched, launch, n_processes
     from lattice_lightning.pipeline.scan import scan
     from lattice_lightning.pipeline.train import check_alone, train
 
     config = plain_config(arguments)
-    if config.get("coverage"):
+    kind = kind_of(config)
+    if kind == "coverage":
         from lattice_lightning.pipeline.coverage import coverage
 
         coverage(config, console)
-    elif config.get("surrogate"):
+    elif kind == "surrogate":
         from lattice_lightning.pipeline.surrogate import surrogate
 
         surrogate(config, console)
-    elif config.get("scan"):
+    elif kind == "classical":
+        from lattice_lightning.pipeline.classical import classical
+
+        classical(config, console)
+    elif kind == "scan":
         scan(config, console)
     elif n_processes(config["trainer"]) > 1 and not config["dry_run"] and not is_launched():
         check_alone(config)
         return launch(arguments, config["trainer"])
-    elif config.get("points"):
+    elif kind == "points":
         train_points(config, console)
     else:
         train(config, console)
@@ -106,6 +118,12 @@ def _measure(arguments: list[str], console: Console) -> None:
     from lattice_lightning.pipeline.measure import measure_command
 
     measure_command(_keys(arguments), console)
+
+
+def _label(arguments: list[str], console: Console) -> None:
+    from lattice_lightning.pipeline.label import label_command
+
+    label_command(_keys(arguments), console)
 
 
 def _report(arguments: list[str], console: Console) -> None:
@@ -143,6 +161,7 @@ COMMANDS: dict[str, Callable[[list[str], Console], int | None]] = {
     "sample": _sample,
     "generate": _generate,
     "measure": _measure,
+    "label": _label,
     "report": _report,
 }
 

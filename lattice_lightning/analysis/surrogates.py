@@ -5,87 +5,193 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lattice_lightning.analysis.errors import Array, format_error
 from lattice_lightning.analysis.html import STYLE, html_image, html_table, write_html
+from lattice_lightning.analysis.moments import Moments
+from lattice_lightning.analysis.planner import Costs, error_at_cost
 
-__all__ = ["HEADER", "surrogate_figure", "surrogate_table", "write_surrogate_report"]
+__all__ = ["HEADER", "PLANNED", "Picture", "planned_table", "surrogate_figure", "surrogate_table",
+           "write_surrogate_report"]
 
-HEADER = ("surrogate", "correlation", "uncorrected", "its bias / error", "corrected",
-          "difference / error", "labels alone", "everything labelled", "gain over the labels",
-          "labelling cost at equal error")
+HEADER = ("surrogate", "r", "uncorrected", "its bias / error", "corrected", "difference / error",
+          "labels alone", "everything labelled", "labels", "cost at equal error", "error at equal cost")
+PLANNED = ("surrogate", "target error", "labels", "unlabelled", "predicted", "realised")
+CAPTION = "Predicted against measured; error against cost; averages with their errors."
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#555555")
 
 
-def surrogate_table(summary: Mapping[str, Any]) -> list[list[str]]:
+#: linearised label and approximation of the correction set, ``[chains, n]`` each
+Picture = tuple[Array, Array]
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def surrogate_table(rows: Mapping[str, Any]) -> list[list[str]]:
     """Lines of text, a surrogate each, under ``HEADER``."""
     lines = []
-    for name, row in summary["surrogates"].items():
-        entries = [
+    for name, row in rows.items():
+        values = [
             format_error(row[key]["value"], row[key]["error"]) + ("" if row[key]["reliable"] else " !")
             for key in ("uncorrected", "corrected", "labels", "full")
         ]
         pulls = ["-" if row[k] is None else f"{row[k]:+.1f}" for k in ("bias_pull", "corrected_pull")]
-        cost = "-" if "plan" not in row else f"{row['plan']['cost_ratio']:.2f}"
-        correlation, gain = ("-" if row[k] is None else f"{row[k]:.2f}" for k in ("correlation", "gain"))
-        lines.append(
-            [name, correlation, entries[0], pulls[0], entries[1], pulls[1], *entries[2:], gain, cost]
-        )
+        share = row["n_labels"] / (row["n_labels"] + row["n_unlabelled"])
+        lines.append([
+            name, _ratio(row["r"]), values[0], pulls[0], values[1], pulls[1], *values[2:],
+            f"{100 * share:.2g} %", _ratio(row["cost_ratio"]), _ratio(row["error_ratio"]),
+        ])
     return lines
 
 
-def surrogate_figure(summary: Mapping[str, Any], pictures: Mapping[str, tuple[Array, Array]]) -> Figure:
-    """Predicted against true on the correction set, and every average beside the full measurement."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, (exact, guess) in pictures.items():
-        left.plot(exact.ravel(), guess.ravel(), ".", ms=2, alpha=0.4, label=name)
-    low, high = left.get_xlim()
-    left.plot([low, high], [low, high], color="black", lw=1)
-    left.set_xlabel(f"{summary['label']}, exact")
-    left.set_ylabel("predicted, correction set")
-    left.legend(fontsize=7, markerscale=4)
-    rows = summary["surrogates"]
+def planned_table(rows: Mapping[str, Any]) -> list[list[str]]:
+    """Plans made from the training set and carried out, under ``PLANNED``."""
+    lines = []
+    for name, row in rows.items():
+        planned = row["planned"]
+        if planned is None:
+            lines.append([name, "-", "-", "-", "-", "training set too short to plan with"])
+            continue
+        predicted, realised = (
+            "-" if planned[key] is None else f"{planned[key]:.2g}" for key in ("predicted", "realised")
+        )
+        lines.append([
+            name, f"{planned['target']:.2g}", str(planned["n_bc"]), str(planned["n_unlabelled"]), predicted,
+            planned["why_not"] or realised,
+        ])
+    return lines
+
+
+def surrogate_figure(label: str, rows: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Figure:
+    """Predicted against true, every average beside the full measurement, and error against cost."""
+    figure = Figure(figsize=(10.5, 8.2), layout="constrained")
+    (scatter, cost), (averages, legend) = figure.subplots(2, 2)
+    colors = {name: COLORS[k % len(COLORS)] for k, name in enumerate(rows)}
+    _scatter(scatter, label, pictures, colors)
+    _averages(averages, label, rows)
+    _error_against_cost(cost, rows, colors)
+    legend.axis("off")
+    handles = [legend.plot([], [], "o", color=colors[name], label=name)[0] for name in rows]
+    handles.append(legend.plot([], [], "-", color="black", label="labels alone (right plot)")[0])
+    handles.append(legend.plot([], [], "-", color="#555555", label="surrogate, corrected")[0])
+    handles.append(
+        legend.plot([], [], ":", color="#555555", label="surrogate, uncorrected: its bias stays")[0]
+    )
+    legend.legend(handles=handles, fontsize=8, loc="center", frameon=False)
+    return figure
+
+
+def _scatter(
+    axes: Axes, label: str, pictures: Mapping[str, Picture], colors: Mapping[str, str]
+) -> None:
+    lows, highs = [], []
+    for name, (exact, approximation) in pictures.items():
+        axes.plot(exact.ravel(), approximation.ravel(), ".", ms=2, alpha=0.3, color=colors[name])
+        lows.append(np.percentile(exact, 0.2))
+        highs.append(np.percentile(exact, 99.8))
+    low, high = min(lows), max(highs)
+    axes.plot([low, high], [low, high], color="black", lw=1)
+    axes.set_xlabel(f"{label.replace('_', ' ')} of a configuration, measured")
+    axes.set_ylabel("predicted, correction set")
+
+
+def _averages(axes: Axes, label: str, rows: Mapping[str, Any]) -> None:
     for k, row in enumerate(rows.values()):
-        for offset, key, color in ((0.15, "uncorrected", "#D55E00"), (-0.15, "corrected", "#0072B2")):
-            right.errorbar(
+        for offset, key, color in ((-0.15, "uncorrected", "#D55E00"), (0.15, "corrected", "#0072B2")):
+            axes.errorbar(
                 row[key]["value"], k + offset, xerr=row[key]["error"] or 0.0, fmt="o", color=color, ms=4,
                 capsize=2, label=key if k == 0 else None,
             )
     full = next(iter(rows.values()))["full"]
-    right.axvspan(
+    axes.axvspan(
         full["value"] - (full["error"] or 0), full["value"] + (full["error"] or 0), color="#bbbbbb",
         label="everything labelled",
     )
-    right.set_yticks(range(len(rows)), list(rows), fontsize=7)
-    right.set_xlabel(summary["label"])
-    right.legend(fontsize=7)
-    return figure
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel(label.replace("_", " "))
+    axes.legend(fontsize=7)
+
+
+def _error_against_cost(axes: Axes, rows: Mapping[str, Any], colors: Mapping[str, str]) -> None:
+    """Errors that the measured variances allow at a budget; circles: what this run realised."""
+    known = {name: row for name, row in rows.items() if row["moments"]}
+    if not known:
+        axes.text(0.5, 0.5, "the correction set is too short", ha="center", transform=axes.transAxes)
+        return
+    first = next(iter(known.values()))
+    scale = Costs(**first["costs"]).full
+    grid = np.geomspace(0.01, 3.0, 60) * (first["n_bc"] + first["n_unlabelled"]) * scale
+    spread = first["moments"]["variance_full"] * 2 * first["moments"]["tau_full"]
+    axes.plot(grid / scale, np.sqrt(spread * scale / grid), color="black")
+    for name, row in known.items():
+        moments, costs = Moments(**row["moments"]), Costs(**row["costs"])
+        budgets = grid[grid > 1.05 * (costs.training + costs.labelled + costs.unlabelled)]
+        corrected = [error_at_cost(moments, costs, float(budget))[0] for budget in budgets]
+        axes.plot(budgets / scale, corrected, color=colors[name])
+        spread = moments.variance_approximation * 2 * moments.tau_approximation
+        spare = (budgets - costs.training) / costs.unlabelled
+        axes.plot(budgets / scale, np.sqrt(spread / spare + row["bias"] ** 2), ":", color=colors[name])
+        spent = costs.training + row["n_bc"] * costs.labelled + row["n_unlabelled"] * costs.unlabelled
+        if row["corrected"]["error"]:
+            axes.plot(spent / scale, row["corrected"]["error"], "o", color=colors[name])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("cost / cost of one label (seconds, training included)")
+    axes.set_ylabel("error (dotted: with the bias)")
 
 
 def write_surrogate_report(
-    path: Path, summary: Mapping[str, Any], pictures: Mapping[str, tuple[Array, Array]]
+    path: Path, summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Picture]]
 ) -> Path:
     """report.html of a surrogate run."""
     doubts = [
-        f"{name}: {row['corrected']['reason']}"
-        for name, row in summary["surrogates"].items() if not row["corrected"]["reliable"]
-    ] + [f"{name}: {text}" for name, row in summary["surrogates"].items() for text in row["warnings"]]
+        f"{label}, {name}: {text}"
+        for label, rows in summary["surrogates"].items() for name, row in rows.items()
+        for text in [row["corrected"]["reason"], *row["warnings"]] if text
+    ]
     verdict = "".join(f'<div class="doubt">{escape(d)}</div>' for d in doubts)
-    costs = [[key.replace("_", " "), f"{value:.3g}"] for key, value in summary["costs"].items()]
+    sections = ""
+    for label, rows in summary["surrogates"].items():
+        sections += f"""<h2>{escape(label.replace("_", " "))}</h2>
+{html_table(HEADER, surrogate_table(rows))}
+{html_image(surrogate_figure(label, rows, pictures[label]), CAPTION)}
+<h3>Planned from the training set, then carried out</h3>
+{html_table(PLANNED, planned_table(rows))}"""
     body = f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <title>{escape(summary["experiment"])}</title><style>{STYLE}</style>
 <h1>{escape(summary["experiment"])}</h1>
 <p class="muted">{escape(str(summary["config"]["group"]))} on {summary["config"]["lattice"]};
 seed {summary["seed"]}; lattice_lightning {escape(summary["version"])}</p>
 <h2>What this run does not resolve</h2>{verdict or '<div class="fine">Every error is reliable.</div>'}
-<h2>{escape(summary["label"])}</h2>{html_table(HEADER, surrogate_table(summary))}
-<p class="muted">Pulls: against labelling everything, chain by chain on the same configurations. Cost:
-labels, features and training at the error of labelling everything, over the cost of that, in seconds;
-configurations are counted as given.</p>
-{html_image(surrogate_figure(summary, pictures), "Predicted against exact; averages with their errors.")}
-<h2>Costs a configuration (seconds, solver iterations)</h2>{html_table(("what", "cost"), costs)}
+{sections}
+<p class="muted">Pulls: against labelling everything, chain by chain on the same configurations. Labels:
+share of configurations that are labelled, training included. Cost at equal error: labels, features,
+predictions and training that reach the error of labelling everything, over the cost of that; error at equal
+cost the other way round; in seconds, configurations counted as given.</p>
+<h2>Costs a configuration</h2>
+{html_table(("place", "observable", "seconds", "solver iterations"), _costs(summary))}
 <h2>Config</h2><details><summary>resolved config</summary>
 <pre>{escape(OmegaConf.to_yaml(OmegaConf.create(dict(summary["config"]))))}</pre></details></html>"""
     return write_html(path, body)
+
+
+def _costs(summary: Mapping[str, Any]) -> list[list[str]]:
+    lines = []
+    for name, place in summary["places"].items():
+        if sampling := place["sampling"]:
+            lines.append([
+                name, "trajectory", f"{sampling['seconds_per_trajectory']:.3g}",
+                f"{sampling['iterations_per_trajectory']:.0f}",
+            ])
+        lines += [
+            [name, key, f"{cost['seconds']:.3g}", f"{cost['iterations']:.0f}"]
+            for key, cost in place["costs"].items()
+        ]
+    return lines

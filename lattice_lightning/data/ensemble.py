@@ -8,10 +8,8 @@ a kill leaves beyond the record is not read and is written again.
 
 import json
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import sleep
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lattice_lightning import __version__
+from lattice_lightning.data.lock import Lock
 from lattice_lightning.data.streaming import save_atomically
 from lattice_lightning.exceptions import FormatError, InputError, ResumeError
 
@@ -49,58 +48,6 @@ def _read_record(path: Path) -> dict[str, Any]:
             raise
         raise FormatError(f"{path} is damaged ({error!r}); the ensemble cannot be trusted") from error
     return record
-
-
-class _Lock:
-    """A file that names the process writing; a dead one's is taken over on the same machine."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-        for _ in range(2):
-            try:
-                with path.open("x") as file:
-                    file.write(mine)
-                return
-            except FileExistsError:
-                self._require_dead()
-                path.unlink(missing_ok=True)
-        raise InputError(f"cannot take the lock {path}: another process takes it at the same time")
-
-    def _holder(self) -> tuple[int, str] | None:
-        try:
-            holder = json.loads(self.path.read_text())
-            return int(holder["pid"]), str(holder["host"])
-        except (ValueError, KeyError, TypeError, FileNotFoundError):
-            return None
-
-    def _require_dead(self) -> None:
-        holder = self._holder()
-        if holder is None:
-            sleep(0.2)  # it may be being written right now
-            holder = self._holder()
-        if holder is None:
-            return  # its writer was killed in between
-        pid, host = holder
-        if host == socket.gethostname() and not _alive(pid):
-            return
-        raise InputError(
-            f"process {pid} on {host} is writing this ensemble ({self.path}); wait for it, or delete "
-            "the lock if that process is gone"
-        )
-
-    def release(self) -> None:
-        self.path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class EnsembleWriter:
@@ -146,7 +93,7 @@ class EnsembleWriter:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write an ensemble to {self.path}: {error.strerror}") from error
-        self._lock = _Lock(self.path / f"lock_rank{rank}")
+        self._lock = Lock(self.path / f"lock_rank{rank}", "this ensemble")
         try:
             self._record_path = self.path / f"committed_rank{rank}.json"
             self._record = self._open_record(field_shape, provenance)
@@ -288,6 +235,11 @@ class Ensemble:
         """``(configurations, chains of all ranks, *field)``."""
         chains = sum(record["field_shape"][0] for record in self._records)
         return (self._length, chains, *self._records[0]["field_shape"][1:])
+
+    @property
+    def steps(self) -> list[int]:
+        """Markov step of every configuration, in order."""
+        return [int(step) for step in self._records[0]["steps"][: self._length]]
 
     def _position(self, index: int) -> int:
         position = index + self._length if index < 0 else index

@@ -1,11 +1,14 @@
-"""Surrogates that predict an expensive observable from cheap features: ridge and trees.
+"""Surrogates that predict an expensive observable from cheap inputs: the interface, ridge and trees.
 
-One interface for all: ``fit(features, labels)``, then ``predict(features)``, numpy arrays ``[n, k]`` and
-``[n]``. What they predict is biased; :func:`lattice_lightning.analysis.bias_corrected` mends that.
+One interface for all: ``fit(inputs, labels)``, then ``predict(inputs)``; labels are numpy arrays ``[n]``,
+inputs features ``[n, k]`` or, where ``takes`` says so, links. What they predict is biased;
+:func:`lattice_lightning.analysis.bias_corrected` mends that. Networks are in
+:mod:`lattice_lightning.methods.network_regressors`.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,51 +18,94 @@ from lattice_lightning.exceptions import InputError
 __all__ = ["DeepTrees", "Regressor", "Ridge", "Trees"]
 
 Array = npt.NDArray[np.float64]
+_LAYOUTS = {"features": "features [n, k]", "links": "links [n, mu, *lattice, N, N]"}
 
 
 class Regressor(ABC):
-    """A regressor from features to one label, checked before it is fitted."""
+    """A regressor to one label, whose data are checked before it is fitted.
 
+    Attributes:
+        takes: ``features``, numpy ``[n, k]``; or ``links``, a tensor of fields in the public layout.
+    """
+
+    takes: ClassVar[str] = "features"
     _model: Any = None
 
     @abstractmethod
-    def _build(self) -> Any:
-        """An unfitted scikit-learn estimator."""
+    def _fit(self, inputs: Any, labels: Array, folder: Path | None) -> Any:
+        """What is fitted to checked data; it becomes ``_model``."""
 
-    def fit(self, features: Array, labels: Array) -> "Regressor":
-        """Fit to ``features [n, k]`` and ``labels [n]``.
+    @abstractmethod
+    def _predict(self, inputs: Any) -> Array:
+        """Predictions of ``_model``."""
+
+    def _as_inputs(self, inputs: Any) -> Any:
+        """Inputs as the regressor works with them."""
+        return np.asarray(inputs, np.float64)
+
+    def _numbers(self, inputs: Any) -> npt.NDArray[Any]:
+        """Inputs as an array, for checks."""
+        return np.asarray(inputs)
+
+    def fit(self, inputs: Any, labels: Array, folder: Path | None = None) -> "Regressor":
+        """Fit to features ``[n, k]`` (or links ``[n, mu, ...]``) and ``labels [n]``.
+
+        Args:
+            inputs: what ``takes`` names, rows in the order of Markov time.
+            labels: one a row.
+            folder: where a long fit keeps its checkpoints and goes on from; others leave it alone.
 
         Raises:
             InputError: for shapes that do not fit, values that are not finite, a feature that never
                 varies, or fewer than two labels.
         """
-        x, y = np.asarray(features, np.float64), np.asarray(labels, np.float64)
-        if x.ndim != 2 or y.shape != x.shape[:1]:
-            raise InputError(f"expected features [n, k] and labels [n], got {x.shape} and {y.shape}")
+        x, y = self._as_inputs(inputs), np.asarray(labels, np.float64)
+        values = self._numbers(x)
+        if (self.takes == "features" and x.ndim != 2) or y.shape != tuple(x.shape[:1]):
+            raise InputError(
+                f"expected {_LAYOUTS[self.takes]} and labels [n], got {tuple(x.shape)} and {y.shape}"
+            )
         if len(y) < 2:
             raise InputError(f"a surrogate needs at least two labels, got {len(y)}")
-        for what, values in (("features", x), ("labels", y)):
-            bad = np.argwhere(~np.isfinite(values))
+        for what, numbers in ((self.takes, values), ("labels", y)):
+            bad = np.argwhere(~np.isfinite(numbers))
             if len(bad):
                 raise InputError(f"{what}: entry {bad[0].tolist()} is not finite ({len(bad)} in all)")
-        constant = np.flatnonzero(x.min(0) == x.max(0)).tolist()
-        if constant:
-            raise InputError(
-                f"features {constant} never vary on the training set; leave them out, or measure what "
-                "went wrong there"
-            )
-        self._model = self._build().fit(x, y)
+        if self.takes == "features":
+            constant = np.flatnonzero(values.min(0) == values.max(0)).tolist()
+            if constant:
+                raise InputError(
+                    f"features {constant} never vary on the training set; leave them out, or measure what "
+                    "went wrong there"
+                )
+        elif bool((values == values[:1]).all()):
+            raise InputError("links: all fields are equal; pass configurations of a Markov chain")
+        self._model = self._fit(x, y, folder)
         return self
 
-    def predict(self, features: Array) -> Array:
+    def predict(self, inputs: Any) -> Array:
         """Predictions ``[n]``; raises InputError before a fit."""
         if self._model is None:
-            raise InputError(f"{type(self).__name__} predicts after fit(features, labels)")
-        predicted: Array = np.asarray(self._model.predict(np.asarray(features, np.float64)), np.float64)
+            raise InputError(f"{type(self).__name__} predicts after fit({self.takes}, labels)")
+        return self._predict(self._as_inputs(inputs))
+
+
+class _Estimator(Regressor):
+    """A regressor of scikit-learn."""
+
+    @abstractmethod
+    def _build(self) -> Any:
+        """An unfitted estimator."""
+
+    def _fit(self, inputs: Any, labels: Array, folder: Path | None) -> Any:
+        return self._build().fit(inputs, labels)
+
+    def _predict(self, inputs: Any) -> Array:
+        predicted: Array = np.asarray(self._model.predict(inputs), np.float64)
         return predicted
 
 
-class Ridge(Regressor):
+class Ridge(_Estimator):
     """Linear regression on standardised features.
 
     Args:
@@ -86,7 +132,7 @@ class Ridge(Regressor):
         return make_pipeline(StandardScaler(), Linear(alpha=self.ridge))
 
 
-class Trees(Regressor):
+class Trees(_Estimator):
     """Boosted decision trees (1807.05971).
 
     Args:
@@ -118,7 +164,7 @@ class Trees(Regressor):
         )
 
 
-class DeepTrees(Regressor):
+class DeepTrees(_Estimator):
     """One tree without limit, which learns its training set by heart: a warning example.
 
     Args:

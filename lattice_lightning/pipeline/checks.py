@@ -7,7 +7,12 @@ from typing import Any
 
 from lattice_lightning.exceptions import InputError, LatticeLightningError
 
-__all__ = ["check_integer", "check_name", "check_numbers", "check_sampling", "explained"]
+__all__ = [
+    "KINDS", "check_integer", "check_name", "check_numbers", "check_sampling", "explained", "kind_of",
+]
+
+#: keys of a config that say what kind of run it is; points are of rows, and stand beside them
+KINDS = ("coverage", "surrogate", "classical", "scan", "points", "rows")
 
 
 @contextmanager
@@ -20,6 +25,22 @@ def explained(what: str) -> Iterator[None]:
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{what}: {line}") from error
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """The key of ``KINDS`` that a config sets; rows, which training asks for, when it sets none.
+
+    Raises:
+        InputError: naming them, when it sets those of two kinds.
+    """
+    given = [kind for kind in KINDS if config.get(kind)]
+    others = [kind for kind in given if (kind, given[0]) != ("rows", "points")]
+    if len(others) > 1:
+        raise InputError(
+            f"the config sets {' and '.join(others)}, but a run is of one kind; keep one and set the other "
+            f"to null, as in {others[-1]}=null"
+        )
+    return given[0] if given else "rows"
 
 
 def check_integer(name: str, value: Any, least: int) -> int:

@@ -189,13 +189,9 @@ def without_how(config: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def command_of(config: Mapping[str, Any]) -> str:
-    """The command that repeats a run: its experiment and every key set otherwise.
-
-    Raises:
-        InputError: when the config is of no experiment.
-    """
+    """The command that repeats a run: its experiment, or its name alone, and every key set otherwise."""
     name = str(config["name"])
-    parts = [f"experiment={name}"]
+    parts = [f"experiment={name}" if name in experiments() else f"name={_hydra_value(config['name'])}"]
     # the second time for values that followed a changed one, and did not in this config
     for _ in range(2):
         default = OmegaConf.to_container(compose_config(parts), resolve=True)

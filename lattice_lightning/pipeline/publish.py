@@ -178,14 +178,13 @@ def check_target(config: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: for a target that is no folder, a results.json that is not a list or holds another
-            experiment's rows, or results that a run with limits would replace; a config of no experiment.
+            experiment's rows, or results that a run with limits would replace.
     """
     if not config.get("publish"):
         return
     target = Path(str(config["publish"]))
     if target.exists() and not target.is_dir():
         raise InputError(f"publish={target} is a file; give a folder like experiments/{config['name']}")
-    command_of(config)
     path = target / "results.json"
     with explained(f"{path} cannot be kept"):
         rows = json.loads(path.read_text()) if path.exists() else []

@@ -20,11 +20,11 @@ from lattice_lightning.pipeline.checks import check_integer, check_numbers
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.estimate import clock
 from lattice_lightning.pipeline.exact import exact_values, judgement
-from lattice_lightning.pipeline.folder import RunFolder
 from lattice_lightning.pipeline.outcome import save_histories
 from lattice_lightning.pipeline.processes import require_one_process
 from lattice_lightning.pipeline.publish import check_target, publish
 from lattice_lightning.pipeline.summarise import estimates, row_summary, summarise
+from lattice_lightning.pipeline.train import run_folder
 
 __all__ = ["exact_values", "points", "scan"]
 
@@ -116,8 +116,7 @@ def scan(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     if config["dry_run"]:
         print_scan(config, systems, console)
         return {}
-    folder = RunFolder.find(config["resume"]) if config["resume"] else RunFolder.create(config)
-    folder.require_same(config)
+    folder = run_folder(config)
     console.print(f"run folder {folder.path}")
     print_scan(config, systems, console)
     rows, observables, histories = {}, {}, {}

@@ -5,6 +5,8 @@ import shlex
 import pytest
 from small_runs import EXACT, SLICE, changed, composed, refused
 
+from lattice_lightning.cli import plain_config
+from lattice_lightning.exceptions import ResumeError
 from lattice_lightning.pipeline.compose import HOW, command_of
 
 ADDED = {"sampler": "self_learning_hmc", "effective": {"masses": [0.6, 0.9]}, "train": False}
@@ -43,6 +45,35 @@ def test_command_of_a_scan():
     config = changed(composed(EXACT), {"scan": scan, "rows": {"h": {"sampler": "hmc"}}})
     assert composed(*shlex.split(command_of(config))[2:]) == config
     assert command_of(composed(EXACT)) == "python train.py experiment=hmc_exact"
+
+
+NAMES = ["mine", "my run (a)", "it's", "true", "1.5", 7]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=str)
+def test_command_of_no_experiment(name):
+    rows = {"h": {"sampler": "hmc"}, "m 0.4 (a)": dict(ADDED)}
+    config = changed(composed("name=mine", "seed=3"), {"name": name, "rows": rows, "lattice": [4, 4]})
+    assert composed(*shlex.split(command_of(config))[2:]) == config
+    renamed = changed(composed(SLICE), {"name": name, "sampling.n_steps": 7})
+    assert composed(*shlex.split(command_of(renamed))[2:]) == renamed
+    assert command_of(composed("name=mine")) == "python train.py name=mine"
+
+
+WHOLE = [[SLICE], ["name=mine", "rows={h: {sampler: hmc}}"], ["name=mine", "+scan=[{group: u1}]"]]
+
+
+@pytest.mark.parametrize("given", WHOLE, ids=str)
+def test_a_whole_command_beside_resume_is_compared(given):
+    config = plain_config([*given, "resume=nowhere"])
+    assert config == {**composed(*given), "resume": "nowhere"}
+
+
+@pytest.mark.parametrize("given", [[], ["name=mine"], ["seed=2"], ["rows=null"], ["name=mine", "seed=2"]], ids=str)
+def test_a_part_of_a_command_beside_resume_is_not(given):
+    # the folder is looked for first
+    with pytest.raises(ResumeError, match="nowhere is not a run folder"):
+        plain_config([*given, "resume=nowhere"])
 
 
 def test_a_key_that_exists_is_not_suggested_for_itself(tmp_path, capsys):

@@ -2,14 +2,18 @@
 
 import importlib
 import json
+import shlex
 
 import numpy as np
 import pytest
-from small_runs import refused
+from small_runs import composed, refused
 
+from lattice_lightning.analysis import MarkovSets, bias_corrected
 from lattice_lightning.cli import main
 from lattice_lightning.exceptions import ResumeError
+from lattice_lightning.models import Ridge
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.synthetic import _ar1, analysed, synthetic_ensemble
 
 MODULE = importlib.import_module("lattice_lightning.pipeline.coverage")
 RIDGE = {"_target_": "lattice_lightning.models.Ridge"}
@@ -20,6 +24,9 @@ HONEST = {
 }
 KNOWING = {**HONEST, "n_unlabelled": 2000, "overlap": True, "surrogate": TREE, "form": "unlabelled"}
 CASES = {"honest": HONEST, "knowing": KNOWING}
+SHORT = {**HONEST, "n_chains": 32, "n_train": 5, "n_correction": 20, "n_unlabelled": 40, "tau": 5.0, "gap": 50}
+#: chains of too few steps for the Gamma method
+STUBS = {**HONEST, "n_chains": 32, "n_train": 4, "n_correction": 4, "n_unlabelled": 4}
 
 
 def override(value):
@@ -34,8 +41,8 @@ def arguments(folder, cases, n=20, *more):
     return ["train", "name=ama_coverage", f"output_dir={folder}", f"coverage={coverage}", *more]
 
 
-def only_run(folder):
-    (path,) = (folder / "ama_coverage").iterdir()
+def only_run(folder, name="ama_coverage"):
+    (path,) = (folder / name).iterdir()
     return RunFolder(path)
 
 
@@ -67,7 +74,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def killed(tmp_path, monkeypatch):
     """The same run killed in its first case at ensemble 110, after the 100 that it keeps."""
-    whole, calls = MODULE._one, []
+    whole, calls = MODULE.analysed, []
 
     def dying(case, rng):
         calls.append(1)
@@ -76,7 +83,7 @@ def killed(tmp_path, monkeypatch):
         return whole(case, rng)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "_one", dying)
+        patch.setattr(MODULE, "analysed", dying)
         assert main(arguments(tmp_path, CASES, 120)) == 130
     return only_run(tmp_path)
 
@@ -85,7 +92,7 @@ def killed(tmp_path, monkeypatch):
 
 
 def test_synthetic_ensemble_has_the_moments_that_it_promises():
-    labels, features = MODULE.synthetic_ensemble(200, 500, 2.0, np.random.default_rng(1))
+    labels, features = synthetic_ensemble(200, 500, 2.0, np.random.default_rng(1))
     assert labels.shape == (200, 500) and features.shape == (200, 500, 2)
     error = labels.mean(1).std() / np.sqrt(200)
     assert abs(labels.mean()) < 4 * error
@@ -99,7 +106,7 @@ def test_synthetic_ensemble_has_the_moments_that_it_promises():
 
 @pytest.mark.parametrize("tau", [0.5, 2.0, 10.0])
 def test_autocorrelation_of_a_series(tau):
-    series = MODULE._ar1(400, 1000, tau, np.random.default_rng(2))
+    series = _ar1(400, 1000, tau, np.random.default_rng(2))
     assert series.var() == pytest.approx(1, rel=0.03)
     assert series[:, 0].var() == pytest.approx(1, rel=0.3)
     assert series.mean(1).var() * 1000 / 2 == pytest.approx(tau, rel=0.25)
@@ -154,6 +161,80 @@ def test_publishing(finished):
     assert (target / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+# -- the Gamma error alone ---------------------------------------------------------------------
+
+
+def test_pulls_in_either_error():
+    found = analysed({**SHORT, "form": "all", "overlap": False}, np.random.default_rng(4))
+    rng = np.random.default_rng(4)
+    sets = MarkovSets.in_order(5, 20, 40, 50)
+    labels, features = synthetic_ensemble(32, sets.n_steps, 5.0, rng)
+    model = Ridge()
+    model.fit(features[:, :5].reshape(-1, 2), labels[:, :5].ravel())
+    guess = model.predict(features.reshape(-1, 2)).reshape(labels.shape)
+    result = bias_corrected(labels[:, 55:75], guess[:, 55:75], guess[:, 125:])
+    assert result.error == result.error_chains > result.error_gamma
+    assert found["pull"] == pytest.approx(result.value / result.error_chains, rel=1e-10)
+    assert found["pull_gamma"] == pytest.approx(result.value / result.error_gamma, rel=1e-10)
+
+
+def test_gamma_alone_undercovers_on_short_chains_and_is_not_judged(tmp_path, capsys):
+    assert main(arguments(tmp_path, {"short": SHORT}, 300)) == 0
+    folder = only_run(tmp_path)
+    summary = strict(folder.summary)
+    case = summary["coverage"]["short"]
+    gamma = case["gamma_alone"]
+    assert case["covers"] and summary["ok"]
+    assert not gamma["within_1"]["fits"] and not gamma["within_2"]["fits"]
+    assert gamma["within_1"]["value"] < case["within_1"]["value"] - 0.05
+    assert gamma["width"] > 1.15 * case["width"]
+    assert gamma["n"] == case["n"] and gamma["without"] == 0
+    stored = columns(folder, "short")
+    assert gamma["within_1"]["value"] == np.mean(np.abs(stored["pull_gamma"]) < 1)
+    cell = f"{gamma['within_1']['value']:.3f}(27) !"
+    assert cell in folder.report.read_text() and "Gamma alone" in folder.report.read_text()
+
+
+def test_one_chain_has_the_gamma_error_only(finished):
+    stored = columns(finished[0])
+    assert same({"a": stored["pull"]}, {"a": stored["pull_gamma"]})
+
+
+def test_ensembles_without_a_gamma_error_are_counted(tmp_path):
+    assert main(arguments(tmp_path, {"honest": HONEST, "stubs": STUBS}, 30)) == 0
+    folder = only_run(tmp_path)
+    case = strict(folder.summary)["coverage"]["stubs"]
+    assert case["n"] == case["gamma_alone"]["without"] == 30
+    assert case["gamma_alone"]["n"] == 0 and case["gamma_alone"]["within_1"] is None
+    assert case["within_1"]["value"] > 0.4
+    assert "<td>-</td><td>-</td><td>30</td>" in folder.report.read_text().replace("\n", "")
+
+
+# -- its report --------------------------------------------------------------------------------
+
+
+def test_report_command_writes_it_again(finished, capsys):
+    folder = finished[0]
+    before = folder.report.read_text()
+    folder.report.unlink()
+    assert main(["report", str(folder.path)]) == 0
+    assert folder.report.read_text() == before
+    assert f"report: {folder.report}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_report_of_an_unfinished_or_damaged_run(killed, tmp_path, capsys):
+    command = ["report", str(killed.path)]
+    finish = r"no summary.json yet; finish it with: python train.py resume="
+    refused(command, finish, tmp_path, capsys)
+    assert main(["train", f"resume={killed.path}"]) == 0
+    path = killed.path / "case_knowing.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    capsys.readouterr()
+    refused(command, "cannot read .*case_knowing.npz", tmp_path, capsys)
+    path.unlink()
+    refused(command, "cannot read .*case_knowing.npz.*FileNotFoundError", tmp_path, capsys)
+
+
 # -- going on ----------------------------------------------------------------------------------
 
 
@@ -172,7 +253,7 @@ def test_killed_run_goes_on_bitwise(killed, finished):
 def test_finished_run_samples_nothing_again(killed, monkeypatch):
     assert main(["train", f"resume={killed.path}"]) == 0
     before = killed.summary.read_text()
-    monkeypatch.setattr(MODULE, "_one", None)
+    monkeypatch.setattr(MODULE, "analysed", None)
     assert main(["train", f"resume={killed.path}"]) == 0
     one, other = json.loads(before), json.loads(killed.summary.read_text())
     assert one["coverage"]["honest"]["within_1"] == other["coverage"]["honest"]["within_1"]
@@ -188,6 +269,29 @@ def test_damaged_case_and_another_config_are_not_gone_on_with(killed, tmp_path, 
     refused(["train", *more], "cannot read .*case_honest.npz.*delete it to start anew", tmp_path, capsys)
     with pytest.raises(ResumeError):
         MODULE._case({"seed": 1}, "honest", HONEST, 120, path)
+
+
+def test_a_run_of_no_experiment_goes_on(tmp_path, capsys):
+    given = arguments(tmp_path, {"honest": HONEST}, 20, "name=mine")
+    given.remove("name=ama_coverage")
+    assert main(given) == 0
+    folder = only_run(tmp_path, "mine")
+    before, more = columns(folder), f"resume={folder.path}"
+    target = tmp_path / "published"
+    for again in (["train", more], [*given, more], ["train", more, f"publish={target}"]):
+        (folder.path / "case_honest.npz").unlink()
+        folder.summary.unlink()
+        assert main(again) == 0
+        assert same(columns(folder), before) and folder.summary.exists()
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+    (entry,) = strict(target / "results.json")
+    python, script, *overrides = shlex.split(entry["command"])
+    assert (python, script, overrides[0]) == ("python", "train.py", "name=mine")
+    assert composed(*overrides)["coverage"] == folder.read_config()["coverage"]
+    capsys.readouterr()
+    assert main([*given, more, "seed=2"]) == 1
+    assert "seed: 1 -> 2" in capsys.readouterr().err
+    refused(["train", "name=mine", more], r"\['name'\] came too", tmp_path, capsys)
 
 
 # -- what is refused ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from small_runs import EXACT, SLICE, composed, refused
 
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
+from lattice_lightning.pipeline.classical import classical
 from lattice_lightning.pipeline.compose import compose_config, config_folder, differences, experiments
 from lattice_lightning.pipeline.coverage import coverage
 from lattice_lightning.pipeline.experiment import Experiment
@@ -34,6 +35,8 @@ def test_every_experiment_builds(name):
         assert coverage({**config, "dry_run": True}, Console(quiet=True)) == {}
     elif config["surrogate"]:
         assert surrogate({**config, "dry_run": True}, Console(quiet=True)) == {}
+    elif config["classical"]:
+        assert classical({**config, "dry_run": True}, Console(quiet=True)) == {}
     elif config["points"]:
         _, experiments_of = check_points(config)
         assert list(experiments_of) == list(config["points"])

@@ -1,0 +1,117 @@
+"""What a surrogate run averages: a measured series, or a cumulant of the condensate.
+
+A cumulant is formed of the moments that ``InverseTraces(moments=...)`` measures; a surrogate predicts the
+traces in them, from which its own moments are made, and the correction acts on each moment.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lattice_lightning.analysis import CUMULANTS, cumulant, predicted_moments, shifted_moments
+from lattice_lightning.analysis.derived import Function
+from lattice_lightning.exceptions import InputError
+
+__all__ = ["Target"]
+
+Array = npt.NDArray[np.float64]
+
+
+def trace(n: int) -> str:
+    """Name of Tr D^-n / V."""
+    return f"trace_inverse_{n}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A label and what is needed of it.
+
+    Args:
+        label: name of a series, or one of ``CUMULANTS``.
+        n_fields: unrooted staggered fields in the moments that were measured.
+
+    Example:
+        >>> Target("susceptibility").learned(measured=1), Target("plaquette").learned()
+        (['trace_inverse_2'], ['plaquette'])
+    """
+
+    label: str
+    n_fields: int = 1
+
+    @property
+    def order(self) -> int:
+        """Highest moment of a cumulant; 0 for a plain series."""
+        return CUMULANTS.index(self.label) + 1 if self.label in CUMULANTS else 0
+
+    @property
+    def depth(self) -> int:
+        """Highest trace in the label; 0 where there is none."""
+        head, _, power = self.label.rpartition("_")
+        return int(power) if head == "trace_inverse" and power.isdigit() else self.order
+
+    @property
+    def exact_names(self) -> list[str]:
+        """Series that label a configuration."""
+        return [f"condensate_moment_{k}" for k in range(1, self.order + 1)] or [self.label]
+
+    def learned(self, measured: int = 0) -> list[str]:
+        """Series that surrogates predict, where traces up to ``measured`` are measured everywhere."""
+        return [trace(n) for n in range(measured + 1, self.order + 1)] if self.order else [self.label]
+
+    def measured_names(self, measured: int) -> list[str]:
+        """Series measured everywhere: traces and, for a cumulant, powers of the condensate.
+
+        Raises:
+            InputError: when nothing is left to predict.
+        """
+        if not measured:
+            return []
+        if not 0 < measured < self.depth:
+            raise InputError(
+                f"measured: {measured} leaves nothing of {self.label} to predict; it holds traces up to "
+                f"{self.depth}" if self.depth else
+                f"measured: {measured} is for traces and cumulants ({', '.join(CUMULANTS)}), not for "
+                f"{self.label}"
+            )
+        powers = [f"condensate_power_{k}" for k in range(2, self.order + 1)]
+        return [trace(n) for n in range(1, measured + 1)] + powers
+
+    def exact(self, series: Mapping[str, Array], offset: float) -> Array:
+        """Label ``[k, chains, n]``, moments about the offset."""
+        given = [series[name] for name in self.exact_names]
+        return shifted_moments(given, offset * self.n_fields) if self.order else np.stack(given)
+
+    def approximation(
+        self, predicted: Mapping[str, Array], measured: Mapping[str, Array], volume: int, offset: float
+    ) -> Array:
+        """The same of predictions, and of what is measured everywhere."""
+        if not self.order:
+            return np.stack([predicted[self.label]])
+        known = {**predicted, **measured}
+        first = known[trace(1)]
+        powers = [first, *(
+            known.get(f"condensate_power_{k}", first**k) for k in range(2, self.order + 1)
+        )]
+        traces = {n: known[trace(n)] for n in range(2, self.order + 1)}
+        moments = predicted_moments(powers, traces, volume, self.n_fields)
+        return shifted_moments(moments, offset * self.n_fields)
+
+    def function(self, volume: int, offset: float) -> Function:
+        """The quantity as a function of the averages."""
+        return cumulant(self.label, volume, offset * self.n_fields) if self.order else _first
+
+    @property
+    def offset_names(self) -> list[str]:
+        """Series that :meth:`offset` needs."""
+        return [trace(1)] if self.order else []
+
+    def offset(self, series: Mapping[str, Array]) -> float:
+        """Where moments are taken about: the mean of Tr D^-1 / V given; 0 for a plain label."""
+        return float(np.mean(series[trace(1)])) if self.order else 0.0
+
+
+def _first(m: Any) -> Any:
+    return m[0] + 0.0
