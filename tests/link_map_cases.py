@@ -46,6 +46,10 @@ KINDS = {
     "block_s3": Kind(partial(CaskBlock, s_max=3), also=""),
     "block_output_stout": Kind(partial(CaskBlock, s_max=2, output_stout=True)),
     "block_lengths": Kind(partial(CaskBlock, s_max=2, n_heads=2, length_weights=True)),
+    "block_offsets": Kind(partial(CaskBlock, s_max=2, n_heads=2, offsets=True)),
+    "block_straight": Kind(
+        partial(CaskBlock, s_max=1, offsets=True, straight_loops=True), same_in_time=False, also="3d-SU3"
+    ),
     "block_unbounded": Kind(partial(CaskBlock, s_max=1, bounded=False), also="3d-SU3"),
     "block_published": Kind(partial(CaskBlock, s_max=2, closing="value"), reflects=False),
     "cask_published": Kind(partial(Cask, n_blocks=2, s_max=1, closing="value"), reflects=False, also=""),

@@ -156,14 +156,14 @@ def stout(links, shape, rho_plaquette, rho_space=0.0, rho_time=0.0):
     return result
 
 
-def cask(links, shape, rho, s_max, closing="link", strength=1.0):
-    """One CASK block; rho ``[3, heads]``: query, key, value."""
+def cask(links, shape, rho, s_max, closing="link", strength=1.0, offset=None, straight=(0.0, 0.0)):
+    """One CASK block; rho ``[3, heads]``: query, key, value; offset ``[heads, s_max]``; straight: rho_s, rho_t."""
     result, d, n_colors = np.empty_like(links), len(shape), links.shape[-1]
     heads = [[stout(links, shape, rho[role][h]) for role in range(3)] for h in range(len(rho[0]))]
     for site in sites(shape):
         for mu in range(d):
-            omega = np.zeros((n_colors, n_colors), dtype=complex)
-            for query, key, value in heads:
+            omega = straight[int(mu == d - 1)] * walk(links, site, [mu + 1] * shape[mu], shape)[0]
+            for head, (query, key, value) in enumerate(heads):
                 for nu in range(d):
                     if nu == mu:
                         continue
@@ -174,6 +174,7 @@ def cask(links, shape, rho, s_max, closing="link", strength=1.0):
                             raw = np.trace(query[(mu, *site)] @ dag(scored)).real
                             raw -= np.trace(links[(mu, *site)] @ dag(plain)).real
                             a = np.tan(np.pi / 4 * np.tanh(raw / (n_colors + 0.01)))
+                            a += 0 if offset is None else offset[head][s - 1]
                             v = staple(value, site, mu, nu, sign, s, shape)
                             end = value if closing == "value" else links
                             omega += a * v @ dag(end[(mu, *site)])

@@ -96,14 +96,18 @@ def correlations(exact: Array, sloppy: Array, n: int) -> dict[str, float]:
 
 
 def gains(exact: Array, sloppy: Array, pick: Array, n: int) -> dict[str, float]:
-    """error^2 / error^2 of one exact source: by the formula, by all covariances, as realised.
+    """error^2 and variance of the estimate over those of one exact source, by the formula and measured.
+
+    The formula takes all autocorrelation times as equal, so it is compared with variances. Errors feel
+    more of R: sources differ by what is independent from step to step and share what is slow, so that
+    the average over them has the longer autocorrelation time.
 
     Returns:
-        ``formula`` of :func:`classical_gain` with r and R of A; ``covariances``, the variance of the
-        estimate over that of O with nothing neglected (mean over the source that is corrected);
-        ``measured`` with errors of the Gamma method, autocorrelation included; ``measured_exact``, the
-        same of O averaged over n sources, ``measured_over_exact``, their ratio; ``formula_misses`` and
-        ``covariances_miss``, measured minus either; what :func:`correlations` returns.
+        ``formula`` of :func:`classical_gain` with r and R of A; ``variance`` of the estimates, as
+        realised with the sources picked, and ``covariances``, its mean over which source is corrected;
+        ``measured``, error^2 by the Gamma method; ``measured_exact``, the same of O averaged over n
+        sources, ``measured_over_exact``, their ratio; ``formula_misses`` (variance minus formula) and
+        ``formula_misses_error`` (measured minus formula); what :func:`correlations` returns.
     """
     found = correlations(exact, sloppy, n)
     source = found["source_correlation"]
@@ -113,11 +117,13 @@ def gains(exact: Array, sloppy: Array, pick: Array, n: int) -> dict[str, float]:
     series = AllMode(exact, sloppy, pick, n)
     one = _square_of_error(series.labels)
     # with one source the estimate is O, whatever A is
-    found["measured"] = _square_of_error(series.estimates) / one if n > 1 else 1.0
-    found["measured_exact"] = _square_of_error(series.everything) / one if n > 1 else 1.0
+    several = n > 1
+    found["variance"] = float(series.estimates.var() / series.labels.var()) if several else 1.0
+    found["measured"] = _square_of_error(series.estimates) / one if several else 1.0
+    found["measured_exact"] = _square_of_error(series.everything) / one if several else 1.0
     found["measured_over_exact"] = found["measured"] / found["measured_exact"]
-    found["formula_misses"] = found["measured"] - found["formula"]
-    found["covariances_miss"] = found["measured"] - found["covariances"]
+    found["formula_misses"] = found["variance"] - found["formula"]
+    found["formula_misses_error"] = found["measured"] - found["formula"]
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from omegaconf import OmegaConf
 
 from lattice_lightning.analysis.errors import format_error
@@ -18,17 +19,20 @@ __all__ = [
     "setting_label", "write_classical_report",
 ]
 
-HEADER = ("tolerance x sources", "r", "R", "R exact", "error^2: formula", "with covariances", "measured",
-          "sloppy alone", "its bias / error", "corrected", "minus all exact / error", "iterations", "ms",
-          "cost x error^2 over 1 exact", "over all exact",
-          "over 1 exact, trajectories paid")
+HEADER = (
+    "setting", "r", "R", "R exact", "formula", "variance", "error^2", "iterations", "merit",
+    "merit, all exact", "with trajectories", "sloppy", "bias", "corrected", "pull", "ms",
+)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NOTE = (
-    "error^2 in units of that of one exact source on the same configurations. R: correlation between the "
-    "sources averaged over, of A and of O. Formula: 1/N + (1 - 1/N)(R + 2 (1 - r)). With covariances: "
-    "nothing neglected but autocorrelation. Costs: solver iterations and milliseconds a configuration; "
-    "configurations are counted as given, or with the iterations of the trajectories between two. Errors "
-    "of ratios: jackknife over chains. An exclamation mark: the run itself does not trust the error."
+    "Setting: tolerance x sources averaged over. Variance and error^2 in units of those of one exact "
+    "source, same configurations; error^2 has the autocorrelation in it, the formula "
+    "1/N + (1 - 1/N)(R + 2 (1 - r)) has not. R: correlation between these sources, of A and of O. Merit: "
+    "solver iterations a configuration x error^2 over that of one exact source, over that of all sources "
+    "exact, and over one exact source with the iterations of the trajectories between two measurements "
+    "added to both. Sloppy: mean(A) alone, its bias in its own errors. Pull: corrected minus all exact, "
+    "same sources, in the error of the difference. Errors of ratios: jackknife over chains. An exclamation "
+    "mark: the run itself does not trust the error."
 )
 
 
@@ -49,13 +53,14 @@ def classical_table(settings: list[Mapping[str, Any]]) -> list[list[str]]:
             "" if exact else _ratio(row["correlation"]),
             "" if exact else _ratio(row["source_correlation"]),
             _ratio(row["source_correlation_exact"]),
-            _ratio(row["formula"]), _ratio(row["covariances"]), _ratio(row["measured"]),
+            *(_ratio(row[key]) for key in ("formula", "variance", "measured")),
+            f"{row['cost']:.0f}",
+            *(_ratio(row[key]) for key in ("merit_one", "merit_all", "merit_with_trajectories")),
             "" if exact else format_error(row["uncorrected"]["value"], row["uncorrected"]["error"]),
             "" if exact or bias is None else f"{bias:+.1f}",
             format_error(corrected["value"], corrected["error"]) + ("" if corrected["reliable"] else " !"),
             "" if exact or difference is None else f"{difference['pull']:+.1f}",
-            f"{row['cost']:.0f}", f"{1000 * row['seconds']:.1f}",
-            _ratio(row["merit_one"]), _ratio(row["merit_all"]), _ratio(row["merit_with_trajectories"]),
+            f"{1000 * row['seconds']:.1f}",
         ])
     return lines
 
@@ -75,8 +80,8 @@ def judgement_lines(judgement: Mapping[str, Any]) -> list[str]:
     """What all settings say together, in words."""
     names = {
         "correction": "corrected minus everything exact, correlations included",
-        "formula": "measured minus formula, settings counted as independent (which they are not: a guide)",
-        "covariances": "measured minus that with all covariances, likewise",
+        "formula": "variance minus formula, settings counted as independent (they are not: a guide)",
+        "formula_error": "error^2 minus formula, likewise",
     }
     return [
         f"{text}: largest pull {judgement[key]['largest']:.1f}, chi^2 {judgement[key]['chi2']:.1f} of "
@@ -95,7 +100,7 @@ def classical_markdown(summary: Mapping[str, Any]) -> str:
             first = f"**{line[0]}**" if line[0] == found["best"] else line[0]
             text.append("| " + " | ".join([first, *line[1:]]) + " |")
         text.append("")
-    text += [NOTE, "Bold: the smallest cost x error^2, configurations given.", ""]
+    text += [NOTE, "Bold: the smallest merit, configurations given.", ""]
     return "\n".join([*text, *[f"- {line}" for line in judgement_lines(summary["judgement"])]])
 
 
@@ -119,21 +124,22 @@ def classical_figure(summary: Mapping[str, Any]) -> Figure:
                 capsize=2, lw=1, label=f"{what}, {label}",
             )
         several = [s for s in own if s["n_sources"] > 1]
-        gains.errorbar(
-            [s["formula"]["value"] for s in several], [s["measured"]["value"] for s in several],
-            [s["measured"]["error"] for s in several], fmt="o", color=color, ms=4, capsize=2, lw=1,
-            label=label,
-        )
+        for key, style, what in (("measured", "o", "error^2"), ("variance", "x", "variance")):
+            gains.errorbar(
+                [s["formula"]["value"] for s in several], [s[key]["value"] for s in several],
+                [s[key]["error"] for s in several], fmt=style, color=color, ms=4, capsize=2, lw=1,
+                label=f"{what}, {label}",
+            )
         pulls = [abs(s["bias_pull"] or np.nan) for s in full]
         bias.plot(x, pulls, "o-", color=color, ms=4, lw=1, label=label)
     correlations.set(xscale="log", xlabel="tolerance of the sloppy solve", ylabel="correlation")
     ends = gains.get_xlim()
     gains.plot(ends, ends, color="black", lw=1, zorder=0)
-    gains.set(xlabel="error^2 by the formula", ylabel="error^2 measured (one exact source = 1)")
+    gains.set(xlabel="formula", ylabel="measured (one exact source = 1)")
     bias.axhline(1, color="black", lw=1)
     bias.set(xscale="log", yscale="log", xlabel="tolerance of the sloppy solve",
              ylabel="bias of the sloppy average / its error")
-    for axes, size in ((correlations, 6), (gains, 7), (bias, 7)):
+    for axes, size in ((correlations, 6), (gains, 6), (bias, 7)):
         axes.legend(fontsize=size)
     panels = lower.subplots(1, len(quantities), squeeze=False)[0]
     for axes, (name, found) in zip(panels, quantities.items(), strict=True):
@@ -164,9 +170,10 @@ def _error_against_cost(axes: Axes, settings: list[Mapping[str, Any]]) -> None:
     axes.plot(grid, grid**-0.5, ":", color="grey", lw=1, label="1 / sqrt(cost)")
     axes.set(xscale="log", yscale="log", xlabel="iterations / those of one exact source")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter("{x:g}")
-    axes.tick_params(which="both", labelsize=7)
+        axis.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=8)
 
 
 def write_classical_report(path: Path, summary: Mapping[str, Any]) -> Path:
@@ -187,8 +194,8 @@ def write_classical_report(path: Path, summary: Mapping[str, Any]) -> Path:
     )
     costs = [[key.replace("_", " "), f"{value:.4g}"] for key, value in summary["costs"].items()]
     caption = (
-        "Above: correlations (all sources); realised gains against the formula; bias of the sloppy average "
-        "alone. Below: error against cost, a point a number of sources."
+        "Above: correlations (all sources); variance and error^2 against the formula; bias of the sloppy "
+        "average alone. Below: error against cost, a point a number of sources."
     )
     body = f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <title>{escape(summary["experiment"])}</title><style>{STYLE}</style>
@@ -198,7 +205,7 @@ seed {summary["seed"]}; lattice_lightning {escape(summary["version"])}</p>
 <h2>What this run does not resolve</h2>{verdict or '<div class="fine">Every error is reliable.</div>'}
 <h2>All settings together</h2>
 <ul>{"".join(f"<li>{escape(line)}</li>" for line in judgement_lines(summary["judgement"]))}</ul>
-{tables}<p class="muted">{escape(NOTE)} Highlighted: the smallest cost x error^2, configurations given.</p>
+{tables}<p class="muted">{escape(NOTE)} Highlighted: the smallest merit, configurations given.</p>
 {html_image(classical_figure(summary), caption)}
 <h2>Costs</h2>{html_table(("what", "cost"), costs)}
 <h2>Config</h2><details><summary>resolved config</summary>

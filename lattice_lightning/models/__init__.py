@@ -12,9 +12,11 @@ from lattice_lightning.models.fourier_flow import FourierFlow, Scaling
 from lattice_lightning.models.gauge_coupling import PlaquetteCoupling, U1Flow
 from lattice_lightning.models.gauge_masks import GaugeStripes
 from lattice_lightning.models.group_sweep import GroupSweep, PlaquetteSweep
+from lattice_lightning.models.lcnn import LCNN
 from lattice_lightning.models.link_map import LinkMap, LinkMapStack
 from lattice_lightning.models.loop_velocity import LoopFlow, LoopVelocity
 from lattice_lightning.models.masks import Checkerboard, Stripes
+from lattice_lightning.models.mlp import MLP
 from lattice_lightning.models.plaquette_chain import ChainAction, ChainFlow
 from lattice_lightning.models.priors import FreeFieldPrior, GaussianFieldPrior, GaussianPrior, HaarPrior
 from lattice_lightning.models.real_nvp import RealNVP, SplineFlow
@@ -25,6 +27,8 @@ from lattice_lightning.models.splines import circular_rational_quadratic, ration
 from lattice_lightning.models.sweep_flow import SweepFlow
 
 __all__ = [
+    "LCNN",
+    "MLP",
     "AffineCoupling",
     "ApeLayer",
     "Cask",

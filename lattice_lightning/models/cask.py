@@ -12,9 +12,14 @@ map is gauge covariant, but not its own mirror image: under x_mu -> -x_mu the ex
 conjugated by U^V where covariance needs U, so that reflections and proper rotations hold only for
 U(1) or at rho^V = 0. The action that it should imitate has these symmetries, hence our default.
 
-At zero weights a~ vanishes and the block is the identity. Heads add their C. The activation is not a
-softmax; tan grows without bound near 2N, so a~ passes through a tanh first (same slope at zero),
-which keeps forces finite in molecular dynamics.
+At zero weights a~ vanishes and the block is the identity. Heads add their C.
+
+Two additions of ours, off by default: ``offsets`` b_s, C = sum (a + b_s) V(U^V), so that staples of
+every length also smear without attention (a is of second order in small weights, b_s V of first), and
+``straight_loops``, Omega + rho_s or rho_t (straight loop through the link), as in the covariant network.
+
+The activation is not a softmax; tan grows without bound near 2N, so a~ passes through a tanh first
+(same slope at zero), which keeps forces finite in molecular dynamics.
 """
 
 from math import pi
@@ -23,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.gauge import extended_staples, staple_sum
+from lattice_lightning.gauge import extended_staples, staple_sum, straight_loop
 from lattice_lightning.groups import FieldSpace
 from lattice_lightning.lattice import Lattice
 from lattice_lightning.models.covnet import StoutLayer, initial_weights
@@ -52,6 +57,8 @@ class CaskBlock(LinkMap):
         bounded: pass a~ through tanh before the tangent.
         init_scale: standard deviation of the initial weights.
         rng: generator of the initial weights.
+        offsets: b_s, one trainable weight for each head and length, starting at zero.
+        straight_loops: rho_s and rho_t, starting at zero.
 
     Raises:
         InputError: when a staple is as long as the lattice, there is no head, or an unknown closing.
@@ -69,6 +76,8 @@ class CaskBlock(LinkMap):
         init_scale: float = 0.02,
         rng: torch.Generator | None = None,
         closing: str = "link",
+        offsets: bool = False,
+        straight_loops: bool = False,
     ) -> None:
         super().__init__(lattice, group)
         if not 1 <= s_max < min(lattice.shape):
@@ -86,6 +95,11 @@ class CaskBlock(LinkMap):
             nn.Parameter(torch.ones(n_heads, s_max, dtype=torch.float64)) if length_weights else None
         )
         self.rho_out = nn.Parameter(initial_weights((), init_scale, rng)) if output_stout else None
+        self.offset = (
+            nn.Parameter(torch.zeros(n_heads, s_max, dtype=torch.float64)) if offsets else None
+        )
+        # rho_s, rho_t
+        self.rho_straight = nn.Parameter(torch.zeros(2, dtype=torch.float64)) if straight_loops else None
 
     def reset_to_identity(self) -> None:
         """Set every rho to zero and every length weight to one; with both zero no gradient is left."""
@@ -124,8 +138,9 @@ class CaskBlock(LinkMap):
                     v_key, v_value, v_plain = staple.split([heads, heads, 1], axis)
                     attention = self._activation(group.inner(q, v_key) - group.inner(u, v_plain))
                     if self.length_weight is not None:
-                        weight = self.length_weight[:, s]
-                        attention = attention * weight.reshape(heads, *[1] * (1 + lattice.ndim), -1)
+                        attention = attention * self._of_length(self.length_weight, s)
+                    if self.offset is not None:
+                        attention = attention + self._of_length(self.offset, s)
                     term = attention * v_value
                     for mu, part in zip(directions, term.unbind(mu_axis), strict=True):
                         previous = total[mu]
@@ -135,11 +150,22 @@ class CaskBlock(LinkMap):
             omega = group.mul_nh(summed, value).sum(axis)
         else:
             omega = group.mul_nh(summed.sum(axis), links)
+        if self.rho_straight is not None:
+            last = lattice.ndim - 1
+            loops = [
+                self.rho_straight[int(mu == last)] * straight_loop(group, lattice, links, mu)
+                for mu in range(lattice.ndim)
+            ]
+            omega = omega + torch.stack(loops, axis)
         result = group.mul(group.exp(OUTPUT_STRENGTH * group.project(omega)), links)
         if self.rho_out is None:
             return result
         output = group.mul_nh(staple_sum(group, lattice, result), links)
         return group.mul(group.exp(2 * self.rho_out * group.project(output)), links)
+
+    def _of_length(self, weights: Tensor, s: int) -> Tensor:
+        """Weights of length s + 1, ``[heads, 1 (mu), 1 ... (lattice), batch or 1]``."""
+        return weights[:, s].reshape(self.n_heads, *[1] * (1 + self.lattice.ndim), -1)
 
     def _expanded(self, links: Tensor, copies: int) -> tuple[int, ...]:
         axis = self.group.n_component_dims
@@ -162,6 +188,8 @@ class Cask(LinkMapStack):
         init_scale: standard deviation of the initial weights.
         seed: seed of the initial weights.
         closing: ``link``, or ``value`` as published.
+        offsets: smearing by every length of staple beside the attention.
+        straight_loops: straight loops through the link in every block.
 
     Example:
         >>> from lattice_lightning.groups import SU2
@@ -184,6 +212,8 @@ class Cask(LinkMapStack):
         init_scale: float = 0.02,
         seed: int = 0,
         closing: str = "link",
+        offsets: bool = False,
+        straight_loops: bool = False,
     ) -> None:
         if n_blocks < 1:
             raise InputError(f"CASK needs at least one block, got n_blocks={n_blocks}")
@@ -195,7 +225,7 @@ class Cask(LinkMapStack):
             layers.append(
                 CaskBlock(
                     lattice, group, n_heads, s_max, output_stout, length_weights, bounded,
-                    init_scale, rng, closing,
+                    init_scale, rng, closing, offsets, straight_loops,
                 )
             )
         super().__init__(layers)

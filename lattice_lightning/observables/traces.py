@@ -128,7 +128,7 @@ class InverseTraces(StochasticTraces):
         return result
 
     def estimates(self, field: Tensor, rng: torch.Generator) -> tuple[dict[int, Tensor], Tensor]:
-        """Re Tr D^-n / V of each power by every source ``[sources, batch]``, and iterations of each solve."""
+        """Re Tr D^-n / V of each power by source ``[sources, batch]``, and iterations of each solve."""
         t, iterations = self.contractions(field, rng, 2 if max(self.powers) > 2 else 1)
         m = self.mass
         traces = {1: m * t[:, 0], 2: 2 * m**2 * t[:, 1] - t[:, 0]}

@@ -216,7 +216,7 @@ def build_kernel(system: System, row: Mapping[str, Any], method: ActionRegressio
     if row["sampler"] == "hmc":
         return system.hmc(row)
     assert method is not None
-    options = system.integrator()
+    options = system.integrator(row)
     levels = options["levels"]
     if len(levels) > 1 or levels[0].terms is not None:
         raise InputError(

@@ -180,14 +180,19 @@ def _regression_stages(experiment: Experiment) -> list[Stage]:
     if n_held and stream["n_held_out"]:
         stages.append(Stage("held out", f"{n_held} trajectories", n_held * t_hmc))
     rows = [n for n, r in experiment.rows.items() if r["sampler"] in ("hmc", "self_learning_hmc")]
-    cost = {name: t_hmc for name in rows}
+    t_target = _time_force(hmc, field, trajectory.aux, device)
+    # refresh and accept step: what a trajectory of HMC takes beside its forces
+    rest = max(t_hmc - MARGIN * _force_evaluations(hmc) * t_target, 0.1 * t_hmc)
+    cost = {}
+    for name in rows:
+        kernel = experiment.kernels[name]
+        assert isinstance(kernel, SelfLearningHMC)
+        own = kernel.levels != hmc.levels
+        cost[name] = rest + MARGIN * _force_evaluations(kernel) * t_target if own else t_hmc
     for name, method in experiment.methods.items():
         kernel = experiment.kernels[name]
         assert isinstance(kernel, SelfLearningHMC)
         t_force = _time_force(kernel, field, trajectory.aux, device)
-        t_target = _time_force(hmc, field, trajectory.aux, device)
-        # refresh and accept step: what a trajectory of HMC takes beside its forces
-        rest = max(t_hmc - MARGIN * _force_evaluations(hmc) * t_target, 0.1 * t_hmc)
         cost[name] = MARGIN * _force_evaluations(kernel) * t_force + rest
         if name in experiment.trained:
             t_step = MARGIN * _time_step(method, batch, device)

@@ -170,7 +170,8 @@ def fit_row(
         return _read(name, method, folder)
     short = config["short_sampling"]
     sampling = ExactSampling(
-        system.target, start, dict(system.integrator()), short["every_n_epochs"], short["n_trajectories"],
+        system.target, start, dict(system.integrator(row)), short["every_n_epochs"],
+        short["n_trajectories"],
         seed=config["seed"] + 77_000,
     )
     training = row["training"]

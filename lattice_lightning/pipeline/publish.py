@@ -71,8 +71,10 @@ def markdown_table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     names = list(entries[0]["summary"]["observables"])
+    solves = any(any(e["summary"]["sampling"]["solver_iterations"].values()) for e in entries)
     head = ["row", "parameters", "acceptance", "Var(dH)", "<exp(-dH)>", "held-out pair loss",
-            "against linear", *[n.replace("_", " ") for n in names]]
+            "against linear", *_ITERATIONS * solves, "s / eff. sample", "with training",
+            *[n.replace("_", " ") for n in names]]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
     for entry in entries:
         row = entry["summary"]
@@ -83,10 +85,40 @@ def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             entry["row"], str(row["model"]["n_parameters"]), format_entry(sampling["acceptance"]),
             "" if variance is None else f"{variance:.2g}", format_entry(sampling["exp_minus_dH"]),
             format_entry(held.get("pair_loss")), "" if sigma is None else f"{sigma:+.1f} sigma",
+            *(_iteration_cells(sampling) if solves else []), *_cost_cells(sampling),
             *[format_entry(row["observables"][n]) + _mark(row["observables"][n]) for n in names],
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", "An exclamation mark: the run itself calls this error not reliable."]
+    said = ["Iterations of the solver: for each chain and trajectory, for each accepted one, and for each "
+            "effective sample of the slowest observable."] * solves
+    return [*lines, "", "An exclamation mark: the run itself calls this error not reliable.", *said]
+
+
+_ITERATIONS = ["MD / accept iterations", "iterations / acceptance", "iterations / eff. sample"]
+
+
+def _iteration_cells(sampling: Mapping[str, Any]) -> list[str]:
+    """The entries of ``_ITERATIONS``; empty where a row solves nothing, or an observable is frozen."""
+    md, accept = (sampling["solver_iterations"][key] for key in ("md", "accept"))
+    if md is None and accept is None:
+        return ["", "", ""]
+    total, rate = (md or 0.0) + (accept or 0.0), sampling["acceptance"]["value"]
+    effective = sampling["n_effective"]
+    # iterations are means over chains and steps, effective samples are counted over all of them
+    cost = "" if not effective else f"{total * sampling['n_chains'] * sampling['n_steps'] / effective:.3g}"
+    mark = "" if sampling["seconds_per_effective_sample"].get("reliable") else " !"
+    return [
+        f"{md or 0:.0f} / {accept or 0:.0f}", f"{total / rate:.0f}" if rate else "",
+        cost and cost + mark,
+    ]
+
+
+def _cost_cells(sampling: Mapping[str, Any]) -> list[str]:
+    """Seconds for each effective sample, without and with training."""
+    cost = sampling["seconds_per_effective_sample"]
+    mark = "" if cost.get("reliable") else " !"
+    costs = (cost[key] for key in ("without_training", "with_training"))
+    return ["-" if c is None else f"{c:.2g}{mark}" for c in costs]
 
 
 def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -112,10 +144,7 @@ def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         if charge:
             tau = row["observables"]["topological_charge"]["tau_int"]
             cells += ["" if tau is None else f"{tau:.2g}", format_entry(sampling.get("tunnelling_rate"))]
-        cost = sampling["seconds_per_effective_sample"]
-        for key in ("without_training", "with_training"):
-            mark = "" if cost.get("reliable") else " !"
-            cells.append("-" if cost[key] is None else f"{cost[key]:.2g}{mark}")
+        cells += _cost_cells(sampling)
         lines.append("| " + " | ".join(cells) + " |")
     exact = [any("exact" in o for o in e["summary"]["observables"].values()) for e in entries]
     known = "the exact value" if all(exact) else "the exact value where one is known, else HMC"

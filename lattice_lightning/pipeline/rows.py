@@ -17,7 +17,7 @@ _FLOW = {"prior", "flow", "flow_of", "warm_start", *_TRAINED}
 #: what a row of each sampler may say, beside the sampler
 _KEYS: dict[str, set[str]] = {
     "hmc": {"integrator"},
-    "self_learning_hmc": {"effective", *_TRAINED},
+    "self_learning_hmc": {"effective", "integrator", *_TRAINED},
     "independence": _FLOW,
     "alternating": {*_FLOW, "n_flow", "n_hmc", "integrator"},
     "latent_hmc": {*_FLOW, "integrator"},

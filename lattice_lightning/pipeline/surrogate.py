@@ -143,6 +143,7 @@ def _rows(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Picture]]]:
     rows: dict[str, dict[str, Any]] = {label: {} for label in targets}
     pictures: dict[str, dict[str, Picture]] = {label: {} for label in targets}
+    fitted: dict[str, Any] = {}
     for label, target in targets.items():
         for name, given in options["regressors"].items():
             if nothing_left(target, given.get("measured") or 0):
@@ -152,7 +153,7 @@ def _rows(
                 console.print(f"{label}: {key}", highlight=False)
                 row = SurrogateRow(
                     name, given, target, sets, options["form"], places[at], places[HERE],
-                    folder.path / "fits",
+                    folder.path / "fits", fitted,
                 )
                 rows[label][key], pictures[label][key] = row.evaluate()
     return rows, pictures

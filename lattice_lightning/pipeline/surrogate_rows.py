@@ -6,7 +6,7 @@ out, fixes the scale of the approximation and says before anything is corrected 
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,7 +32,7 @@ from lattice_lightning.pipeline.targets import Target
 __all__ = ["HELD_OUT", "LINKS", "SurrogateRow"]
 
 Array = npt.NDArray[np.float64]
-LINKS = "links"
+LINKS, FIRST = "links", "trace_inverse_iterations_first"
 #: last part of the training set, in which the scale of the approximation is fixed
 HELD_OUT = 0.2
 
@@ -50,6 +50,7 @@ class SurrogateRow:
         trained_on: where the labels it sees come from.
         here: where it is used.
         folder: for what networks save.
+        fitted: what other labels have fitted already, by surrogate, place and series; added to.
     """
 
     name: str
@@ -60,6 +61,7 @@ class SurrogateRow:
     trained_on: Place
     here: Place
     folder: Path
+    fitted: dict[str, tuple[Regressor, float]] = field(default_factory=dict)
 
     @property
     def measured(self) -> int:
@@ -76,9 +78,8 @@ class SurrogateRow:
         """Fit, correct and judge: entry of the summary, and series for the figures."""
         first, end = self.sets.train
         cut = end - max(1, round(HELD_OUT * (end - first)))
-        tic = perf_counter()
-        models = {name: self._fit(name, first, cut) for name in self.target.learned(self.measured)}
-        fit_seconds = perf_counter() - tic
+        fits = {name: self._fit(name, first, cut) for name in self.target.learned(self.measured)}
+        models, fit_seconds = {name: m for name, (m, _) in fits.items()}, sum(s for _, s in fits.values())
         # one number for all sets and both places: moments about it
         about = _take(self.trained_on, self.target.offset_names, first, cut)
         offset = self.target.offset(about)
@@ -122,12 +123,23 @@ class SurrogateRow:
 
     # -- pieces ----------------------------------------------------------------------------------
 
-    def _fit(self, label: str, first: int, end: int) -> Regressor:
+    def _fit(self, label: str, first: int, end: int) -> tuple[Regressor, float]:
+        """A fitted model and the seconds that took, in whatever session it was."""
+        place = f"{self.name}_{self.trained_on.name}_{label}"
+        if place in self.fitted:
+            return self.fitted[place]
         context = {"lattice": self.trained_on.system.lattice, "group": self.trained_on.system.space}
         model = instantiate(self.given["model"], Regressor, **context)  # type: ignore[type-abstract]
-        y = self.trained_on.series(label)[:, first:end]
-        place = f"{self.name}_{self.trained_on.name}_{label}".replace("/", "_")
-        return model.fit(self._inputs(self.trained_on, first, end), y.T.ravel(), folder=self.folder / place)
+        y, tic = self.trained_on.series(label)[:, first:end], perf_counter()
+        model.fit(self._inputs(self.trained_on, first, end), y.T.ravel(), folder=self.folder / place)
+        seconds, stored = perf_counter() - tic, self.folder / f"{place}.seconds"
+        if stored.exists():
+            # a network that was finished before is only read
+            seconds = max(seconds, float(stored.read_text()))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stored.write_text(str(seconds))
+        self.fitted[place] = model, seconds
+        return model, seconds
 
     def _inputs(self, place: Place, first: int, end: int) -> Any:
         """Rows in the order of Markov time, all chains of a step together."""
@@ -172,26 +184,25 @@ class SurrogateRow:
 
     def _costs(self, n_train: int, fit_seconds: float, predict_seconds: float) -> Costs:
         """Seconds; the training with its labels and features (its configurations are counted as given)."""
-        label = self.here.seconds(self.target.exact_names)
         features = [n for n in self.features if not self._comes_with_the_labels(n)]
-        approximation = self.here.seconds(features) + predict_seconds + self._share() * label
-        there = self.trained_on.seconds([*self.target.exact_names, *features])
-        return Costs(label, approximation, training=n_train * there + fit_seconds)
+        depth = self.target.depth
+        label, there = (self._label_seconds(place, depth) for place in (self.here, self.trained_on))
+        everywhere = self._label_seconds(self.here, self.measured) if self.measured else 0.0
+        approximation = self.here.seconds(features) + predict_seconds + everywhere
+        training = n_train * (there + self.trained_on.seconds(features)) + fit_seconds
+        return Costs(label, approximation, training=training)
 
     def _comes_with_the_labels(self, name: str) -> bool:
         return self.here.names.key_of(name)[0] == self.here.names.key_of(self.target.exact_names[0])[0]
 
-    def _share(self) -> float:
-        """Part of a label's solves that the traces measured everywhere take."""
-        if not self.measured:
-            return 0.0
-        labels = self.here.labels[self.here.names.key_of(self.target.exact_names[0])[0]]
-        if self.measured > 2 or "trace_inverse_iterations_first" not in labels.names:
-            return 1.0
+    def _label_seconds(self, place: Place, depth: int) -> float:
+        """Seconds of the label, or of its traces up to a power: of all solves, or of the first alone."""
+        names, seconds = self.target.exact_names, place.seconds(self.target.exact_names)
+        labels = place.labels[place.names.key_of(names[0])[0]]
+        if not 0 < depth <= 2 or FIRST not in labels.names:
+            return seconds
         # one solve a source gives the first two traces, a second the others
-        return float(
-            labels["trace_inverse_iterations_first"].mean() / labels["trace_inverse_iterations"].mean()
-        )
+        return seconds * float(labels[FIRST].mean() / labels["trace_inverse_iterations"].mean())
 
 
 def _take(place: Place, names: Sequence[str], first: int, end: int) -> dict[str, Array]:

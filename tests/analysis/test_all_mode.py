@@ -42,6 +42,7 @@ def test_known_correlations_and_gain(r, common, n):
     expected = {
         "correlation": r, "source_correlation": common * r**2, "source_correlation_exact": common,
         "variance_ratio": 1 / r**2, "covariances": exact_gain(r, common, n), "measured": exact_gain(r, common, n),
+        "variance": exact_gain(r, common, n),
         "formula": classical_gain(r, common * r**2, n),
         "measured_exact": 1 / n + (1 - 1 / n) * common,
     }
@@ -58,6 +59,29 @@ def test_the_formula_is_second_order_in_what_it_neglects():
     found = jackknife(lambda *s: gains(*s, 8), exact, sloppy, pick)
     assert abs(found["formula_misses"]["value"]) < 4 * found["formula_misses"]["error"]
     assert abs(found["covariances"]["value"] - found["formula"]["value"]) < 0.02
+
+
+def slow(x, tau):
+    """AR(1) of unit variance and autocorrelation time tau along the last axis."""
+    a = (2 * tau - 1) / (2 * tau + 1)
+    result = x.copy()
+    for k in range(1, x.shape[-1]):
+        result[..., k] = a * result[..., k - 1] + np.sqrt(1 - a * a) * x[..., k]
+    return result
+
+
+def test_errors_feel_more_of_what_sources_share_where_that_is_slow():
+    """O_g = shared, of tau 4, + own, of tau 1/2, halves each: error^2 of O is 4.5, of its mean 4 + 1/16."""
+    rng = np.random.default_rng(6)
+    shared = slow(rng.normal(size=(1, CHAINS, 1000)), 4.0)
+    exact = (shared + rng.normal(size=(N_SOURCES, CHAINS, 1000))) / np.sqrt(2)
+    sloppy = exact + 0.02 * rng.normal(size=exact.shape)
+    found = jackknife(lambda *s: gains(*s, 8), exact, sloppy, rng.random((CHAINS, 1000)))
+    variance, measured = found["variance"], found["measured"]
+    assert abs(variance["value"] - 9 / 16) < 4 * variance["error"]
+    assert abs(found["formula_misses"]["value"]) < 4 * found["formula_misses"]["error"]
+    assert measured["value"] == pytest.approx((4 + 1 / 16) / 4.5, abs=0.05)
+    assert found["formula_misses_error"]["value"] > 5 * found["formula_misses_error"]["error"]
 
 
 def another_source(exact, sloppy, pick, n):

@@ -9,7 +9,7 @@ from link_map_cases import GROUPS, assert_equals_naive, randomise
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import RealLine
 from lattice_lightning.lattice import Lattice
-from lattice_lightning.models import Cask, CaskBlock
+from lattice_lightning.models import Cask, CaskBlock, StoutLayer
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,46 @@ def test_block_is_the_naive_sum(name, shape, n_heads, s_max, closing, rng):
     rho = block.rho.detach().numpy()
     links = group.hot(lattice, 1, rng)
     assert_equals_naive(block, links, lambda u: reference.cask(u, shape, rho, s_max, closing))
+
+
+@pytest.mark.parametrize("closing", ["link", "value"])
+@pytest.mark.parametrize("name", ["U1", "SU2", "SU3"])
+def test_offsets_and_straight_loops_are_the_naive_sum(name, closing, rng):
+    lattice, group = Lattice((3, 4)), GROUPS[name]
+    block = randomise(
+        CaskBlock(lattice, group, 2, s_max=2, closing=closing, offsets=True, straight_loops=True)
+    )
+    rho, offset, straight = (
+        p.detach().numpy() for p in (block.rho, block.offset, block.rho_straight)
+    )
+    straight = straight * [1, -2]
+    with torch.no_grad():
+        block.rho_straight.copy_(torch.from_numpy(straight))
+    links = group.hot(lattice, 1, rng)
+
+    def naive(order):
+        return lambda u: reference.cask(
+            u, lattice.shape, rho, 2, closing, offset=offset, straight=straight[order]
+        )
+
+    assert_equals_naive(block, links, naive([0, 1]))
+    with pytest.raises(AssertionError):  # space for time
+        assert_equals_naive(block, links, naive([1, 0]))
+
+
+def test_offsets_smear_where_the_attention_is_zero(rng):
+    """At rho = 0 what is left is stout smearing by staples of every length, of first order."""
+    lattice, group = Lattice((4, 4)), GROUPS["SU2"]
+    block = CaskBlock(lattice, group, s_max=1, init_scale=0.0, offsets=True, straight_loops=True)
+    stout = randomise(StoutLayer(lattice, group))
+    links = group.hot(lattice, 2, rng)
+    with torch.no_grad():
+        torch.testing.assert_close(block.transform(links), links, rtol=0, atol=1e-14)
+        block.offset.fill_(2 * float(stout.rho_plaquette))
+        block.rho_straight.copy_(2 * torch.stack([stout.rho_space, stout.rho_time]))
+        torch.testing.assert_close(
+            block.transform(links), stout.transform(links), rtol=0, atol=1e-13
+        )
 
 
 def test_unbounded_block_has_no_tanh(rng, monkeypatch):
@@ -129,6 +169,8 @@ def test_attention_is_bounded_only_where_asked(bounded):
         ({"output_stout": True}, 4),
         ({"length_weights": True}, 6),
         ({"covnet_layers": 2}, 9),
+        ({"n_heads": 2, "offsets": True}, 12),
+        ({"n_blocks": 2, "straight_loops": True}, 10),
     ],
 )
 def test_number_of_parameters(options, count):

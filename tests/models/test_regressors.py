@@ -61,6 +61,15 @@ def test_fit_returns_itself_and_is_reproducible(kind):
     assert np.corrcoef(model.predict(x), predicted)[0, 1] < 0
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_a_folder_is_left_alone(kind, tmp_path):
+    x, y = data(80, 10)
+    assert kind.takes == "features"
+    with_folder = kind().fit(x, y, folder=tmp_path / "none")
+    assert np.array_equal(with_folder.predict(x), kind().fit(x, y).predict(x))
+    assert not list(tmp_path.iterdir())
+
+
 def test_trees_depend_on_their_seed():
     x, y = data(80, 8)
     assert not np.array_equal(Trees(seed=1).fit(x, y).predict(x), Trees(seed=2).fit(x, y).predict(x))

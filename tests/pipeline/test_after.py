@@ -14,7 +14,7 @@ from lattice_lightning.groups import SU2
 from lattice_lightning.lattice import Lattice
 from lattice_lightning.observables import plaquette
 from lattice_lightning.pipeline.folder import RunFolder
-from lattice_lightning.pipeline.publish import publish
+from lattice_lightning.pipeline.publish import markdown_table, publish, result_rows
 
 
 def test_report_command_writes_it_again(finished):
@@ -30,6 +30,46 @@ def test_report_of_an_unfinished_run(finished, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text((finished[1].path / "config.yaml").read_text())
     assert main(["report", str(tmp_path)]) == 1
     assert f"finish it with: python train.py resume={tmp_path}" in capsys.readouterr().err
+
+
+def cells_of(table):
+    """Rows of a markdown table as dicts by column."""
+    head, _, *lines = [line for line in table.splitlines() if line.startswith("|")]
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    return [dict(zip(names, (c.strip() for c in line.strip("|").split("|")), strict=True)) for line in lines]
+
+
+def test_table_says_what_a_trajectory_costs(finished):
+    summary, _, _ = finished
+    entries = result_rows(summary, "command")
+    sampling = entries[1]["summary"]["sampling"]
+    sampling["solver_iterations"] = {"md": 200.4, "accept": 99.6}
+    sampling.update(acceptance={"value": 0.75, "error": 0.01}, n_chains=8, n_steps=50, n_effective=20.0)
+    sampling["seconds_per_effective_sample"] = {
+        "without_training": 0.5, "with_training": 2.25, "reliable": False
+    }
+    hmc, linear, _ = cells_of(markdown_table(entries))
+    assert linear["MD / accept iterations"] == "200 / 100"
+    assert linear["iterations / acceptance"] == "400", "not accepted ones cost as well"
+    assert linear["iterations / eff. sample"] == "6e+03 !", "300 of each of 8 x 50 trajectories, over 20"
+    assert (linear["s / eff. sample"], linear["with training"]) == ("0.5 !", "2.2 !")
+    counted = summary["baselines"]["hmc"]["sampling"]["solver_iterations"]
+    assert hmc["MD / accept iterations"] == f"{counted['md']:.0f} / {counted['accept']:.0f}"
+
+
+def test_table_without_a_solver_has_no_iterations(finished):
+    entries = result_rows(finished[0], "command")
+    for entry in entries:
+        entry["summary"]["sampling"]["solver_iterations"] = {"md": None, "accept": None}
+    table = markdown_table(entries)
+    assert "teration" not in table and "acceptance" in table
+    # one of them does, as beside a dense determinant
+    entries[1]["summary"]["sampling"]["solver_iterations"] = {"md": 5.0, "accept": 3.0}
+    entries[1]["summary"]["sampling"].update(acceptance={"value": 0.0, "error": 0.1}, n_effective=None)
+    first, second, _ = cells_of(markdown_table(entries))
+    names = ["MD / accept iterations", "iterations / acceptance", "iterations / eff. sample"]
+    assert [first[name] for name in names] == ["", "", ""]
+    assert [second[name] for name in names] == ["5 / 3", "", ""]
 
 
 def test_publish_keeps_published_values(finished, tmp_path):

@@ -9,7 +9,9 @@ from lattice_lightning.exceptions import InputError
 from lattice_lightning.models import Cask, CovNet, LinkMapStack
 from lattice_lightning.observables import polyakov_loop
 from lattice_lightning.pipeline.build import System, build_method
+from lattice_lightning.pipeline.experiment import Experiment
 from lattice_lightning.pipeline.rows import expand_rows
+from lattice_lightning.samplers import Level
 
 TRAINING = "rows.covnet.training"
 
@@ -32,6 +34,17 @@ def test_a_row_changes_one_key_of_the_optimizer():
 def test_length_of_the_schedule():
     assert training({"epochs": 3})["scheduler"]["T_max"] == 3 * 10
     assert training({"epochs": 3, "scheduler": {"T_max": 7}})["scheduler"]["T_max"] == 7
+
+
+def test_a_row_integrates_with_its_own_steps():
+    """The others, and the stream, keep those of the experiment."""
+    level = {"n_steps": 2, "scheme": "leapfrog"}
+    experiment = Experiment(
+        changed(composed(SLICE), {"rows.linear.integrator": {"levels": [level]}}), None
+    )
+    default = experiment.system.hmc().levels
+    assert experiment.kernels["linear"].levels == [Level(**level)] != default
+    assert experiment.kernels["no_network"].levels == experiment.kernels["hmc"].levels == default
 
 
 LAYERS = [
