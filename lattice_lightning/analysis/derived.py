@@ -101,9 +101,18 @@ def corrected_function(
     alone = np.concatenate([approximation, unlabelled], 2) if joined else np.asarray(unlabelled)
     return replace(
         result,
-        uncorrected=estimate_function(function, alone, name),
-        labels=estimate_function(function, np.asarray(labels), name),
+        uncorrected=_where_it_exists(function, alone, name, result.uncorrected),
+        labels=_where_it_exists(function, np.asarray(labels), name, result.labels),
     )
+
+
+def _where_it_exists(function: Function, series: Array, name: str, linear: Estimate) -> Estimate:
+    """The function of these averages; where there is none (a negative variance), a linear continuation."""
+    try:
+        return estimate_function(function, series, name)
+    except InputError:
+        why = "does not exist for these averages; continued linearly from the corrected ones"
+        return replace(linear, reliable=False, reason=why)
 
 
 def _corrected_mean(labels: Array, approximation: Array, unlabelled: Array, form: str) -> float:

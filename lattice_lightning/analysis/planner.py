@@ -35,17 +35,19 @@ class Costs:
         approximation: one evaluation of A with its features.
         configuration: generating one configuration; 0 where they exist already.
         training: the whole training, its labels included.
+        shared: what a label has of the approximation already (solves for both).
 
     Raises:
-        InputError: for a cost that is negative or not finite, a label that is free, or unlabelled
+        InputError: for a cost that is negative or not finite, a label that is free, unlabelled
             configurations that are (approximation + configuration = 0), of which one would take
-            infinitely many.
+            infinitely many, or more shared than either has.
     """
 
     label: float
     approximation: float
     configuration: float = 0.0
     training: float = 0.0
+    shared: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -56,6 +58,11 @@ class Costs:
             raise InputError("cost of label is 0: measure everything")
         if self.unlabelled == 0:
             raise InputError("approximation and configuration cannot both be free")
+        if self.shared > min(self.label, self.approximation):
+            raise InputError(
+                f"cost shared is {self.shared}, more than label {self.label} or approximation "
+                f"{self.approximation}"
+            )
 
     @property
     def unlabelled(self) -> float:
@@ -65,7 +72,7 @@ class Costs:
     @property
     def labelled(self) -> float:
         """One term of mean(D)."""
-        return self.label + self.approximation + self.configuration
+        return self.label + self.approximation - self.shared + self.configuration
 
     @property
     def full(self) -> float:

@@ -226,19 +226,24 @@ def log_weights_figure(log_weights: Mapping[str, Array]) -> Figure | None:
 
 
 def points_figure(summary: Mapping[str, Any]) -> Figure | None:
-    """ESS, acceptance and the longest autocorrelation time against the point, a line a row."""
+    """ESS, acceptance and the longest autocorrelation time against the point, a line a row.
+
+    Where no row has importance weights, the solver's iterations over the acceptance instead of the ESS.
+    """
     rows = {name: row for name, row in rows_of(summary) if "/" in name}
     if not rows:
         return None
     points = list(dict.fromkeys(name.rpartition("/")[0] for name in rows))
     names = list(dict.fromkeys(name.rpartition("/")[2] for name in rows))
     charge = any("topological_charge" in row["observables"] for row in rows.values())
+    weighted = any(row["sampling"].get("ess") for row in rows.values())
+    first = _ess_of if weighted else _iterations_of
     figure = _figure(11.0, 3.4)
     panels = figure.subplots(1, 3)
     colours = colour_map(names)
     for name in names:
         here = [(k, rows[f"{p}/{name}"]) for k, p in enumerate(points) if f"{p}/{name}" in rows]
-        for axes, get in zip(panels, (_ess_of, _acceptance_of, _tau_of(charge)), strict=True):
+        for axes, get in zip(panels, (first, _acceptance_of, _tau_of(charge)), strict=True):
             found = [(k, get(row)) for k, row in here]
             known = [(k, *value) for k, value in found if value is not None]
             if known:
@@ -246,7 +251,10 @@ def points_figure(summary: Mapping[str, Any]) -> Figure | None:
                     [k for k, _, _ in known], [y for _, y, _ in known], yerr=[e for _, _, e in known],
                     fmt="o-", capsize=2, markersize=3.5, color=colours[name], label=name,
                 )
-    panels[0].set(ylabel="ESS of direct draws", ylim=(0, 1.03))
+    if weighted:
+        panels[0].set(ylabel="ESS of direct draws", ylim=(0, 1.03))
+    else:
+        panels[0].set(ylabel="solver iterations / acceptance", yscale="log")
     panels[1].set(ylabel="acceptance", ylim=(0, 1.03))
     panels[2].set(ylabel=r"$\tau_{int}$ of Q" if charge else r"longest $\tau_{int}$", yscale="log")
     for axes in panels:
@@ -262,6 +270,15 @@ Point = tuple[float, float] | None
 def _ess_of(row: Mapping[str, Any]) -> Point:
     ess = row["sampling"].get("ess")
     return None if not ess else (ess["value"], ess["error"] or 0.0)
+
+
+def _iterations_of(row: Mapping[str, Any]) -> Point:
+    """Iterations for each accepted trajectory, with the error of the acceptance."""
+    iterations, rate = row["sampling"]["solver_iterations"], row["sampling"]["acceptance"]
+    total = (iterations["md"] or 0.0) + (iterations["accept"] or 0.0)
+    if not total or not rate["value"]:
+        return None
+    return total / rate["value"], total / rate["value"] ** 2 * (rate["error"] or 0.0)
 
 
 def _acceptance_of(row: Mapping[str, Any]) -> Point:

@@ -15,11 +15,12 @@ from lattice_lightning.analysis.html import STYLE, html_image, html_table, write
 from lattice_lightning.analysis.moments import Moments
 from lattice_lightning.analysis.planner import Costs, error_at_cost
 
-__all__ = ["HEADER", "PLANNED", "Picture", "planned_table", "surrogate_figure", "surrogate_table",
-           "write_surrogate_report"]
+__all__ = ["HEADER", "PLANNED", "Picture", "gap_doubt", "planned_table", "surrogate_figure",
+           "surrogate_table", "write_surrogate_report"]
 
 HEADER = ("surrogate", "r", "uncorrected", "its bias / error", "corrected", "difference / error",
-          "labels alone", "everything labelled", "labels", "cost at equal error", "error at equal cost")
+          "labels alone", "everything labelled", "labels", "cost at equal error", "error at equal cost",
+          "cost in iterations")
 PLANNED = ("surrogate", "target error", "labels", "unlabelled", "predicted", "realised")
 CAPTION = "Predicted against measured; error against cost; averages with their errors."
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#555555")
@@ -33,21 +34,36 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def surrogate_table(rows: Mapping[str, Any]) -> list[list[str]]:
-    """Lines of text, a surrogate each, under ``HEADER``."""
+def surrogate_table(rows: Mapping[str, Any], cheaper: Mapping[str, Any]) -> list[list[str]]:
+    """Lines of text under ``HEADER``, a surrogate each, then labels of everything that cost less."""
     lines = []
     for name, row in rows.items():
-        values = [
-            format_error(row[key]["value"], row[key]["error"]) + ("" if row[key]["reliable"] else " !")
-            for key in ("uncorrected", "corrected", "labels", "full")
-        ]
+        values = [_value(row[key]) for key in ("uncorrected", "corrected", "labels", "full")]
         pulls = ["-" if row[k] is None else f"{row[k]:+.1f}" for k in ("bias_pull", "corrected_pull")]
         share = row["n_labels"] / (row["n_labels"] + row["n_unlabelled"])
+        solved = row["iterations"] or {"cost_ratio": None}
         lines.append([
             name, _ratio(row["r"]), values[0], pulls[0], values[1], pulls[1], *values[2:],
-            f"{100 * share:.2g} %", _ratio(row["cost_ratio"]), _ratio(row["error_ratio"]),
+            f"{100 * share:.2g} %", *(_ratio(row[key]) for key in ("cost_ratio", "error_ratio")),
+            _ratio(solved["cost_ratio"]),
         ])
+    for name, label in cheaper.items():
+        empty = [""] * 6
+        ratio = _ratio(label["cost_ratio"])
+        lines.append([f"all labelled by {name}", *empty, _value(label), "100 %", ratio, "", ""])
     return lines
+
+
+def _value(entry: Mapping[str, Any]) -> str:
+    return format_error(entry["value"], entry["error"]) + ("" if entry["reliable"] else " !")
+
+
+def gap_doubt(gap: Mapping[str, Any]) -> str:
+    """What a gap of too few autocorrelation times means."""
+    return (
+        f"the gap of {gap['gap']} configurations between the sets is {gap['gap'] / gap['tau_int']:.1f} "
+        f"tau_int of {gap['slowest']} ({gap['tau_int']:.1f}); what changes that slowly still joins the sets"
+    )
 
 
 def planned_table(rows: Mapping[str, Any]) -> list[list[str]]:
@@ -56,7 +72,8 @@ def planned_table(rows: Mapping[str, Any]) -> list[list[str]]:
     for name, row in rows.items():
         planned = row["planned"]
         if planned is None:
-            lines.append([name, "-", "-", "-", "-", "training set too short to plan with"])
+            why = "no plan: trained elsewhere, or held-out part too short"
+            lines.append([name, "-", "-", "-", "-", why])
             continue
         predicted, realised = (
             "-" if planned[key] is None else f"{planned[key]:.2g}" for key in ("predicted", "realised")
@@ -155,12 +172,14 @@ def write_surrogate_report(
         f"{label}, {name}: {text}"
         for label, rows in summary["surrogates"].items() for name, row in rows.items()
         for text in [row["corrected"]["reason"], *row["warnings"]] if text
-    ]
+    ] + summary["failed"]
+    if not summary["gap"]["enough"]:
+        doubts.insert(0, gap_doubt(summary["gap"]))
     verdict = "".join(f'<div class="doubt">{escape(d)}</div>' for d in doubts)
     sections = ""
     for label, rows in summary["surrogates"].items():
         sections += f"""<h2>{escape(label.replace("_", " "))}</h2>
-{html_table(HEADER, surrogate_table(rows))}
+{html_table(HEADER, surrogate_table(rows, summary["cheaper"][label]))}
 {html_image(surrogate_figure(label, rows, pictures[label]), CAPTION)}
 <h3>Planned from the training set, then carried out</h3>
 {html_table(PLANNED, planned_table(rows))}"""
@@ -174,7 +193,8 @@ seed {summary["seed"]}; lattice_lightning {escape(summary["version"])}</p>
 <p class="muted">Pulls: against labelling everything, chain by chain on the same configurations. Labels:
 share of configurations that are labelled, training included. Cost at equal error: labels, features,
 predictions and training that reach the error of labelling everything, over the cost of that; error at equal
-cost the other way round; in seconds, configurations counted as given.</p>
+cost the other way round; in seconds, configurations counted as given. Last column: the same in solver
+iterations, where what is not solved for counts by its seconds.</p>
 <h2>Costs a configuration</h2>
 {html_table(("place", "observable", "seconds", "solver iterations"), _costs(summary))}
 <h2>Config</h2><details><summary>resolved config</summary>

@@ -20,7 +20,7 @@ from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.compose import differences, without_how
 from lattice_lightning.seeds import derive_seed
 
-__all__ = ["Place", "Probe", "check_stored", "prepare", "probe"]
+__all__ = ["Place", "Probe", "check_stored", "iterations_of", "prepare", "probe"]
 
 Array = npt.NDArray[np.float64]
 #: what makes an ensemble the one that a config describes
@@ -73,7 +73,7 @@ class Probe:
 
 
 def probe(system: System, config: Mapping[str, Any], seed: int) -> Probe:
-    """Measure everything once, on starting fields of as many chains as the run has."""
+    """Measure everything once, on one starting field."""
     rng = torch.Generator(system.device)
     rng.manual_seed(seed)
     field = system.start(1, seed)
@@ -127,6 +127,12 @@ class Place:
         return torch.cat([self.ensemble[i] for i in range(first, end)])
 
 
+def iterations_of(labels: Labels) -> float:
+    """Solver iterations a configuration; 0 where nothing is solved for."""
+    counted = [name for name in labels.names if name.endswith("iterations")]
+    return float(labels[counted[0]].mean()) if counted else 0.0
+
+
 def check_stored(config: Mapping[str, Any], path: Path, n_steps: int) -> None:
     """Refuse a stored ensemble that is too short, or of another theory than the config's.
 
@@ -143,9 +149,11 @@ def check_stored(config: Mapping[str, Any], path: Path, n_steps: int) -> None:
     if not isinstance(origin, Mapping):
         raise InputError(f"{path} does not say what config it was made with, so what it holds is not known")
     wanted, stored = ({k: c.get(k) for k in _SAME} for c in (config, origin))
+    wanted["every"] = config["surrogate"].get("every", 1)
+    stored["every"] = ensemble.provenance(0).get("every")
     if lines := differences(stored, wanted):
         listed = "\n  ".join(lines)
-        raise InputError(f"{path} is an ensemble of another theory than this run's:\n  {listed}")
+        raise InputError(f"{path} is another ensemble than this run's:\n  {listed}")
 
 
 def prepare(

@@ -19,6 +19,7 @@ from lattice_lightning.analysis import MarkovSets
 from lattice_lightning.analysis.surrogates import (
     HEADER,
     Picture,
+    gap_doubt,
     surrogate_figure,
     surrogate_table,
     write_surrogate_report,
@@ -29,8 +30,9 @@ from lattice_lightning.pipeline.checks import check_numbers
 from lattice_lightning.pipeline.compose import command_of
 from lattice_lightning.pipeline.device import choose_device
 from lattice_lightning.pipeline.folder import RunFolder
+from lattice_lightning.pipeline.label_sets import cheaper_labels, gap_of
 from lattice_lightning.pipeline.outcome import load_histories, save_histories
-from lattice_lightning.pipeline.places import Place, Probe, check_stored, prepare, probe
+from lattice_lightning.pipeline.places import Place, Probe, check_stored, iterations_of, prepare, probe
 from lattice_lightning.pipeline.processes import require_one_process
 from lattice_lightning.pipeline.publish import check_target, kept_rows, write_json, write_results
 from lattice_lightning.pipeline.rows import merged
@@ -72,19 +74,26 @@ def surrogate(config: Mapping[str, Any], console: Console) -> dict[str, Any]:
         name: prepare(configs[name], name, s, probes[name], lengths[name], folder.path, stored.get(name))
         for name, s in places.items()
     }
-    rows, pictures = _rows(options, sets, targets, found, folder, console)
+    gap = gap_of(sets, targets, options["regressors"], found[HERE])
+    if not gap["enough"]:
+        console.print(f"! {gap_doubt(gap)}", highlight=False)
+    rows, pictures, failed = _rows(options, sets, targets, found, folder, console)
     summary = {
         "experiment": config["name"], "version": __version__, "seed": config["seed"], "device": str(device),
         "threads": torch.get_num_threads(), "config": json.loads(json.dumps(config)),
         "places": {name: _described(place) for name, place in found.items()},
-        "surrogates": rows,
+        "gap": gap, "surrogates": rows, "failed": failed,
+        "cheaper": {
+            label: cheaper_labels(options["cheaper"], sets, target, found[HERE])
+            for label, target in targets.items()
+        },
     }
     write_json(folder.summary, summary)
     save_histories(folder.path / PICTURES, _flat(pictures))
     write_surrogate_report(folder.report, summary, pictures)
     for label, entries in rows.items():
         table = Table(*HEADER, title=label)
-        for line in surrogate_table(entries):
+        for line in surrogate_table(entries, summary["cheaper"][label]):
             table.add_row(*line)
         console.print(table)
     if config["publish"]:
@@ -140,13 +149,14 @@ def _describe(
 def _rows(
     options: Mapping[str, Any], sets: MarkovSets, targets: Mapping[str, Target],
     places: Mapping[str, Place], folder: RunFolder, console: Console,
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Picture]]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Picture]], list[str]]:
     rows: dict[str, dict[str, Any]] = {label: {} for label in targets}
     pictures: dict[str, dict[str, Picture]] = {label: {} for label in targets}
-    fitted: dict[str, Any] = {}
+    fitted: dict[Any, Any] = {}
+    failed = []
     for label, target in targets.items():
         for name, given in options["regressors"].items():
-            if nothing_left(target, given.get("measured") or 0):
+            if nothing_left(target, given):
                 continue
             for at in given.get("train_on") or places:
                 key = name if at == HERE else f"{name}, trained at {at}"
@@ -155,19 +165,27 @@ def _rows(
                     name, given, target, sets, options["form"], places[at], places[HERE],
                     folder.path / "fits", fitted,
                 )
-                rows[label][key], pictures[label][key] = row.evaluate()
-    return rows, pictures
+                # one that cannot be fitted or corrected must not take the others with it
+                try:
+                    entry, picture = row.evaluate()
+                except InputError as error:
+                    failed.append(f"{label}, {key}: {error}")
+                    console.print(f"! {error}", highlight=False)
+                    continue
+                for warning in entry["warnings"]:
+                    console.print(f"! {warning}", highlight=False)
+                rows[label][key], pictures[label][key] = entry, picture
+    if not any(rows.values()):
+        raise InputError("no surrogate could be used:\n  " + "\n  ".join(failed))
+    return rows, pictures, failed
 
 
 def _described(place: Place) -> dict[str, Any]:
     """What sampling and each observable cost there, in seconds and solver iterations."""
-    costs = {}
-    for key, labels in place.labels.items():
-        iterations = [n for n in labels.names if n.endswith("iterations")]
-        costs[key] = {
-            "seconds": labels.seconds_per_configuration,
-            "iterations": float(labels[iterations[0]].mean()) if iterations else 0.0,
-        }
+    costs = {
+        key: {"seconds": labels.seconds_per_configuration, "iterations": iterations_of(labels)}
+        for key, labels in place.labels.items()
+    }
     return {
         "lattice": list(place.system.lattice.shape), "chains": place.ensemble.shape[1],
         "configurations": place.ensemble.shape[0], "sampling": dict(place.sampling), "costs": costs,
@@ -190,7 +208,8 @@ def _publish(
             })
         lines += [f"{label.replace('_', ' ')}:", ""] if several else []
         lines += ["| " + " | ".join(HEADER) + " |", "| --- " * len(HEADER) + "|"]
-        lines += ["| " + " | ".join(line) + " |" for line in surrogate_table(rows)] + [""]
+        table = surrogate_table(rows, summary["cheaper"][label])
+        lines += ["| " + " | ".join(line) + " |" for line in table] + [""]
     write_results(target, folder, entries, "\n".join(lines).rstrip())
     for k, (label, rows) in enumerate(summary["surrogates"].items()):
         name = "figure.png" if k == 0 else f"figure_{label}.png"

@@ -1,26 +1,33 @@
 """The config of a surrogate run, checked before the first trajectory."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from lattice_lightning.analysis import MarkovSets
-from lattice_lightning.analysis.correction import FORMS
+from lattice_lightning.analysis.correction import FORMS, MIN_EFFECTIVE_LABELS
+from lattice_lightning.analysis.errors import MIN_CHAINS
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.models.regressors import Regressor
 from lattice_lightning.observables import InverseTraces
 from lattice_lightning.pipeline.build import System, instantiate
 from lattice_lightning.pipeline.checks import check_integer, check_name
+from lattice_lightning.pipeline.label_sets import HELD_OUT, split_training
 from lattice_lightning.pipeline.places import Probe
 from lattice_lightning.pipeline.surrogate_rows import LINKS
+from lattice_lightning.pipeline.synthetic import MIN_STEPS
 from lattice_lightning.pipeline.targets import Target
 
 __all__ = ["HERE", "check_surrogate", "find_targets", "nothing_left"]
 
 HERE = "here"
 _SETS = ("n_train", "n_correction", "n_unlabelled", "gap")
-_DEFAULTS: dict[str, Any] = {"form": "all", "train_on": {}, "every": 1, "stored": {}}
+_DEFAULTS: dict[str, Any] = {
+    "form": "all", "train_on": {}, "every": 1, "stored": {}, "measured_by": "", "cheaper": [],
+}
 _NEEDED = {"label", "sets", "regressors"}
-_ENTRY = {"features", "model", "measured", "train_on"}
+_ENTRY = {"features", "model", "measured", "train_on", "labels"}
 
 
 def check_surrogate(config: Mapping[str, Any]) -> tuple[dict[str, Any], MarkovSets]:
@@ -49,18 +56,48 @@ def check_surrogate(config: Mapping[str, Any]) -> tuple[dict[str, Any], MarkovSe
         raise InputError(f"surrogate.sets needs {', '.join(_SETS)}, got {', '.join(options['sets'])}")
     for key in _SETS:
         check_integer(f"surrogate.sets.{key}", options["sets"][key], 2 if key == "n_train" else 1)
-    places = {HERE, *options["train_on"]}
     for name in options["train_on"]:
         check_name("a place of surrogate.train_on", name)
+        if name == HERE:
+            raise InputError(f"surrogate.train_on: {HERE} is this run's own ensemble; take another name")
+    places = {HERE, *options["train_on"]}
     if unknown := set(options["stored"]) - places:
         raise InputError(f"surrogate.stored names {sorted(unknown)}; the places are {', '.join(places)}")
+    if not options["regressors"]:
+        raise InputError("surrogate.regressors is empty; give at least one surrogate")
     for name, entry in options["regressors"].items():
         check_name("a surrogate of surrogate.regressors", name)
-        _check_entry(f"surrogate.regressors.{name}", entry, places)
-    return options, MarkovSets.in_order(*(options["sets"][key] for key in _SETS))
+        _check_entry(f"surrogate.regressors.{name}", entry, places, labels)
+    sets = MarkovSets.in_order(*(options["sets"][key] for key in _SETS))
+    _check_lengths(sets, int(config["stream"]["n_chains"]))
+    return options, sets
 
 
-def _check_entry(where: str, entry: Any, places: set[str]) -> None:
+def _check_lengths(sets: MarkovSets, n_chains: int) -> None:
+    """What no run of these lengths could do, however it turned out."""
+    (first, cut), (held, end) = split_training(sets)
+    if cut - first < 2 or end - held < 2:
+        raise InputError(
+            f"surrogate.sets.n_train = {end - first} leaves {max(cut - first, 0)} steps to fit to and "
+            f"{end - held} held out, the gap of {sets.gap} between them; at least 2 of each are needed: a "
+            f"longer n_train, {ceil((sets.gap + 2) / (1 - HELD_OUT)) + 2} or more"
+        )
+    for key in ("correction", "unlabelled"):
+        length = getattr(sets, key)[1] - getattr(sets, key)[0]
+        if n_chains < MIN_CHAINS and length < MIN_STEPS:
+            raise InputError(
+                f"surrogate.sets.n_{key} must be at least {MIN_STEPS} with fewer than {MIN_CHAINS} chains, "
+                f"got {length}: no error can be formed"
+            )
+    labels = n_chains * (sets.correction[1] - sets.correction[0])
+    if labels < MIN_EFFECTIVE_LABELS:
+        raise InputError(
+            f"surrogate.sets.n_correction x {n_chains} chains are {labels} labels, too few for an honest "
+            f"correction; at least {MIN_EFFECTIVE_LABELS} independent ones are needed"
+        )
+
+
+def _check_entry(where: str, entry: Any, places: set[str], labels: list[str]) -> None:
     if not isinstance(entry, Mapping) or not entry.get("features") or "model" not in entry:
         raise InputError(
             f"{where} must be like {{features: [plaquette], model: {{...}}}} or {{features: {LINKS}, "
@@ -70,22 +107,33 @@ def _check_entry(where: str, entry: Any, places: set[str]) -> None:
         raise InputError(f"{where} has no key {sorted(unknown)}; known: {', '.join(sorted(_ENTRY))}")
     if entry["features"] != LINKS and not isinstance(entry["features"], list):
         raise InputError(f"{where}.features must be a list of names or {LINKS}, got {entry['features']!r}")
-    if unknown := set(entry.get("train_on") or ()) - places:
-        raise InputError(f"{where}.train_on names {sorted(unknown)}; the places are {', '.join(places)}")
+    for key, known in (("train_on", places), ("labels", set(labels))):
+        if not isinstance(entry.get(key) or [], list):
+            raise InputError(f"{where}.{key} must be a list, got {entry[key]!r}")
+        if unknown := set(entry.get(key) or ()) - known:
+            raise InputError(f"{where}.{key} names {sorted(unknown)}; there are {', '.join(sorted(known))}")
 
 
 def find_targets(
     options: Mapping[str, Any], system: System, probes: Mapping[str, Probe]
 ) -> dict[str, Target]:
     """Every label; whatever they and the features need must be measured at every place."""
-    targets = {}
     counts = [o.n_fields for o in system.observables if isinstance(o, InverseTraces) and o.moments]
+    targets = {}
     for label in options["label"]:
-        targets[label] = target = Target(label, counts[0] if counts else 1)
+        targets[label] = target = Target(label, counts[0] if counts else 1, options["measured_by"])
+        for key in options["cheaper"]:
+            for series in replace(target, source=key).exact_names:
+                probes[HERE].key_of(series)
+        if all(nothing_left(target, e) for e in options["regressors"].values()):
+            raise InputError(
+                f"no surrogate predicts anything of {label}: each names other labels, or measures all its "
+                "traces; leave the label out"
+            )
         for name, entry in options["regressors"].items():
             where, measured = f"surrogate.regressors.{name}", entry.get("measured") or 0
             check_integer(f"{where}.measured", measured, 0)
-            if nothing_left(target, measured):
+            if nothing_left(target, entry):
                 continue
             given = entry["features"]
             features = [] if given == LINKS else probes[HERE].expand(given)
@@ -114,6 +162,7 @@ def find_targets(
     return targets
 
 
-def nothing_left(target: Target, measured: int) -> bool:
-    """Of several labels, a surrogate is for those that hold more than the traces it measures."""
-    return 0 < target.order <= measured
+def nothing_left(target: Target, entry: Mapping[str, Any]) -> bool:
+    """Of several labels, a surrogate is for those it names that hold more than the traces it measures."""
+    others = entry.get("labels") and target.label not in entry["labels"]
+    return bool(others) or 0 < target.order <= (entry.get("measured") or 0)

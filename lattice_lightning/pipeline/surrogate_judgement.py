@@ -23,7 +23,7 @@ from lattice_lightning.analysis.derived import Function
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.targets import Target
 
-__all__ = ["judge", "moments_of", "plans"]
+__all__ = ["carried_out", "judge", "moments_of", "plans"]
 
 Array = npt.NDArray[np.float64]
 #: ``[k, chains, n]`` of the correction and of the unlabelled set
@@ -57,12 +57,9 @@ def judge(
     }
 
 
-def plans(
-    function: Function, exact: Sets, guess: Sets, moments: Moments | None, promised: Moments | None,
-    costs: Costs, full: float | None, error: float | None,
-) -> dict[str, Any]:
-    """Cost at equal error, error at equal cost, and what was predicted beside what came."""
-    found: dict[str, Any] = {"plan": None, "cost_ratio": None, "error_ratio": None, "planned": None}
+def plans(moments: Moments | None, costs: Costs, full: float | None) -> dict[str, Any]:
+    """Cost at equal error and error at equal cost, against labelling everything."""
+    found: dict[str, Any] = {"plan": None, "cost_ratio": None, "error_ratio": None}
     if moments is not None and full:
         best = plan(moments, costs, full)
         found.update(plan=asdict(best), cost_ratio=best.cost_ratio)
@@ -70,16 +67,18 @@ def plans(
         if budget > costs.training + costs.labelled + costs.unlabelled:
             corrected, alone = error_at_cost(moments, costs, budget)
             found["error_ratio"] = corrected / alone
-    if promised is not None and error:
-        found["planned"] = _carried_out(promised, costs, 1.5 * error, function, exact, guess)
     return found
 
 
-def _carried_out(
-    promised: Moments, costs: Costs, target: float, function: Function, exact: Sets, guess: Sets
-) -> dict[str, Any] | None:
-    """Plan for a target error from the training set alone, then do it with the first configurations."""
+def carried_out(
+    promised: Moments, costs: Costs, function: Function, exact: Sets, guess: Sets
+) -> dict[str, Any]:
+    """Plan from the training set alone, then do it with the first configurations of this run.
+
+    The target is half as large again as the error that the training set promises for all of them.
+    """
     chains = exact["correction"].shape[1]
+    target = 1.5 * _promise(promised, exact["correction"][0].size, guess["unlabelled"][0].size)
     wanted = plan(promised, costs, target)
     n_bc, n_ul = ceil(wanted.n_bc / chains), ceil(wanted.n_unlabelled / chains)
     entry = {
@@ -88,9 +87,7 @@ def _carried_out(
     }
     if n_bc > exact["correction"].shape[2] or n_ul > guess["unlabelled"].shape[2]:
         return {**entry, "why_not": "it takes more configurations than this run has"}
-    spread_a = promised.variance_approximation * 2 * promised.tau_approximation
-    spread_d = promised.variance_difference * 2 * promised.tau_difference
-    predicted = sqrt(spread_a / (n_ul * chains) + spread_d / (n_bc * chains))
+    predicted = _promise(promised, n_bc * chains, n_ul * chains)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
@@ -101,6 +98,12 @@ def _carried_out(
         except InputError as error:
             return {**entry, "predicted": predicted, "why_not": str(error)}
     return {**entry, "predicted": predicted, "realised": done.error}
+
+
+def _promise(moments: Moments, n_bc: int, n_unlabelled: int) -> float:
+    spread_a = moments.variance_approximation * 2 * moments.tau_approximation
+    spread_d = moments.variance_difference * 2 * moments.tau_difference
+    return sqrt(spread_a / n_unlabelled + spread_d / n_bc)
 
 
 def moments_of(o: Array, a: Array) -> Moments | None:

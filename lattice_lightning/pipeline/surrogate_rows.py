@@ -1,9 +1,11 @@
 """One surrogate of a surrogate run: fitted, scaled, corrected, judged against labelling everything.
 
-The training set is cut in two in Markov time: the surrogate is fitted to the first part; the second, held
-out, fixes the scale of the approximation and says before anything is corrected how well it will do.
+The training set is cut in two, a gap of Markov time between: the surrogate is fitted to the first part;
+the second, held out, fixes the scale of the approximation and says before anything is corrected how well
+it will do.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,18 +25,20 @@ from lattice_lightning.analysis import (
     optimal_scale,
 )
 from lattice_lightning.analysis.surrogates import Picture
+from lattice_lightning.exceptions import InputError
+from lattice_lightning.methods.network_regressors import NetworkRegressor
 from lattice_lightning.models.regressors import Regressor
 from lattice_lightning.pipeline.build import instantiate
+from lattice_lightning.pipeline.label_sets import label_costs, split_training
 from lattice_lightning.pipeline.places import Place
-from lattice_lightning.pipeline.surrogate_judgement import judge, moments_of, plans
+from lattice_lightning.pipeline.publish import write_json
+from lattice_lightning.pipeline.surrogate_judgement import carried_out, judge, moments_of, plans
 from lattice_lightning.pipeline.targets import Target
 
-__all__ = ["HELD_OUT", "LINKS", "SurrogateRow"]
+__all__ = ["LINKS", "SurrogateRow"]
 
 Array = npt.NDArray[np.float64]
-LINKS, FIRST = "links", "trace_inverse_iterations_first"
-#: last part of the training set, in which the scale of the approximation is fixed
-HELD_OUT = 0.2
+LINKS = "links"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class SurrogateRow:
     trained_on: Place
     here: Place
     folder: Path
-    fitted: dict[str, tuple[Regressor, float]] = field(default_factory=dict)
+    fitted: dict[tuple[str, str, str], tuple[Regressor, float]] = field(default_factory=dict)
 
     @property
     def measured(self) -> int:
@@ -75,16 +79,19 @@ class SurrogateRow:
         return [] if given == LINKS else self.here.names.expand(given)
 
     def evaluate(self) -> tuple[dict[str, Any], Picture]:
-        """Fit, correct and judge: entry of the summary, and series for the figures."""
-        first, end = self.sets.train
-        cut = end - max(1, round(HELD_OUT * (end - first)))
-        fits = {name: self._fit(name, first, cut) for name in self.target.learned(self.measured)}
+        """Fit, correct and judge: entry of the summary, and series for the figures.
+
+        Raises:
+            InputError: for what this surrogate cannot do: features that never vary, too few labels, ...
+        """
+        fit_span, held_span = split_training(self.sets)
+        fits = {name: self._fit(name, *fit_span) for name in self.target.learned(self.measured)}
         models, fit_seconds = {name: m for name, (m, _) in fits.items()}, sum(s for _, s in fits.values())
         # one number for all sets and both places: moments about it
-        about = _take(self.trained_on, self.target.offset_names, first, cut)
-        offset = self.target.offset(about)
-        held_exact = self._exact(self.trained_on, (cut, end), offset)
-        held_guess, _ = self._approximation(models, self.trained_on, (cut, end), offset)
+        offset = self.target.offset(_take(self.trained_on, self.target.offset_names, *fit_span))
+        held_exact = self._exact(self.trained_on, held_span, offset)
+        held_guess, _ = self._approximation(models, self.trained_on, held_span, offset)
+        centre = held_guess.mean((1, 2), keepdims=True)
         scale, held = self._scale(held_exact, held_guess, offset)
 
         exact, guess, seconds = {}, {}, {}
@@ -92,7 +99,8 @@ class SurrogateRow:
             span = getattr(self.sets, which)
             exact[which] = self._exact(self.here, span, offset)
             unscaled, seconds[which] = self._approximation(models, self.here, span, offset)
-            guess[which] = scale * unscaled
+            # about its mean: a scale about zero would be a bias of its own
+            guess[which] = centre + scale * (unscaled - centre)
         function = self.target.function(self.here.system.lattice.volume, offset)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RuntimeWarning)
@@ -100,46 +108,69 @@ class SurrogateRow:
                 function, exact["correction"], guess["correction"], guess["unlabelled"], self.form,
                 self.target.label,
             )
-        n_train = (cut - first) * held_exact.shape[1] + held_exact[0].size
-        costs = self._costs(n_train, fit_seconds, seconds["unlabelled"] / guess["unlabelled"][0].size)
+        steps = sum(end - first for first, end in (fit_span, held_span))
+        n_train = self.trained_on.ensemble.shape[1] * steps
+        predicting = seconds["unlabelled"] / guess["unlabelled"][0].size
+        costs, iterations = self._costs(n_train, fit_seconds, predicting)
         entry = judge(self.target, function, exact, guess, result)
         entry.update(
             features=self.given["features"], measured=self.measured, trained_on=self.trained_on.name,
             scale=scale, held_out=held, n_labels=n_train + result.n_correction, n_train=n_train,
-            fit_seconds=fit_seconds, costs=asdict(costs), moments=None,
+            fit_seconds=fit_seconds, costs=asdict(costs), moments=None, planned=None,
             warnings=[str(w.message) for w in caught],
         )
-        means = np.array([s.mean() for s in exact["correction"]])
-        lines = [linearised(function, s["correction"], means) for s in (exact, guess)]
-        if moments := moments_of(*lines):
+        # everything is labelled and none of it was fitted to: the best knowledge of the variances
+        everything, approximate = (np.concatenate(list(s.values()), 2) for s in (exact, guess))
+        means = everything.mean((1, 2))
+        lines = [linearised(function, s, means) for s in (everything, approximate)]
+        moments = moments_of(*lines)
+        if moments:
             entry["moments"] = asdict(moments)
-        promised = Moments(**held["moments"]) if held["moments"] else None
-        entry.update(
-            plans(
-                function, exact, guess, moments, promised, costs, entry["full"]["error"], result.error
-            )
-        )
-        return entry, (lines[0], lines[1])
+        entry.update(plans(moments, costs, entry["full"]["error"]))
+        entry["iterations"] = None
+        if iterations is not None:
+            solved = plans(moments, iterations, entry["full"]["error"])
+            entry["iterations"] = {**asdict(iterations), **solved}
+        # another ensemble's variances promise nothing here
+        if held["moments"] and self.trained_on is self.here:
+            entry["planned"] = carried_out(Moments(**held["moments"]), costs, function, exact, guess)
+        n_bc = exact["correction"].shape[2]
+        return entry, (lines[0][:, :n_bc], lines[1][:, :n_bc])
 
     # -- pieces ----------------------------------------------------------------------------------
 
     def _fit(self, label: str, first: int, end: int) -> tuple[Regressor, float]:
-        """A fitted model and the seconds that took, in whatever session it was."""
-        place = f"{self.name}_{self.trained_on.name}_{label}"
-        if place in self.fitted:
-            return self.fitted[place]
+        """A fitted model and the seconds that took; of a fit that was killed, those of its last session."""
+        key = (self.name, self.trained_on.name, label)
+        if key in self.fitted:
+            return self.fitted[key]
         context = {"lattice": self.trained_on.system.lattice, "group": self.trained_on.system.space}
         model = instantiate(self.given["model"], Regressor, **context)  # type: ignore[type-abstract]
-        y, tic = self.trained_on.series(label)[:, first:end], perf_counter()
-        model.fit(self._inputs(self.trained_on, first, end), y.T.ravel(), folder=self.folder / place)
-        seconds, stored = perf_counter() - tic, self.folder / f"{place}.seconds"
-        if stored.exists():
-            # a network that was finished before is only read
-            seconds = max(seconds, float(stored.read_text()))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stored.write_text(str(seconds))
-        self.fitted[place] = model, seconds
-        return model, seconds
+        x, y = self._inputs(self.trained_on, first, end), self.trained_on.series(label)[:, first:end]
+        if self.features:
+            self._require_variation(x)
+        folder = self.folder / self.name / self.trained_on.name / label
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = folder / "seconds.json"
+        before = json.loads(stored.read_text()) if stored.exists() else 0.0
+        tic = perf_counter()
+        model.fit(x, y.T.ravel(), folder=folder)
+        spent = perf_counter() - tic
+        if isinstance(model, NetworkRegressor):
+            # one that was finished before is only read
+            spent = max(spent, before)
+        write_json(stored, spent)
+        self.fitted[key] = model, spent
+        return model, spent
+
+    def _require_variation(self, x: Array) -> None:
+        still = np.flatnonzero(x.min(0) == x.max(0))
+        if len(still):
+            names = ", ".join(self.features[i] for i in still)
+            raise InputError(
+                f"{self.name}: {names} never vary on the training set of {self.trained_on.name}; leave "
+                "them out of the features, or measure what went wrong there"
+            )
 
     def _inputs(self, place: Place, first: int, end: int) -> Any:
         """Rows in the order of Markov time, all chains of a step together."""
@@ -182,27 +213,31 @@ class SurrogateRow:
             "moments": None if promised is None else asdict(promised),
         }
 
-    def _costs(self, n_train: int, fit_seconds: float, predict_seconds: float) -> Costs:
-        """Seconds; the training with its labels and features (its configurations are counted as given)."""
+    def _costs(
+        self, n_train: int, fit_seconds: float, predict_seconds: float
+    ) -> tuple[Costs, Costs | None]:
+        """Seconds and solver iterations; the training with its labels (its configurations are as given)."""
         features = [n for n in self.features if not self._comes_with_the_labels(n)]
-        depth = self.target.depth
-        label, there = (self._label_seconds(place, depth) for place in (self.here, self.trained_on))
-        everywhere = self._label_seconds(self.here, self.measured) if self.measured else 0.0
-        approximation = self.here.seconds(features) + predict_seconds + everywhere
-        training = n_train * (there + self.trained_on.seconds(features)) + fit_seconds
-        return Costs(label, approximation, training=training)
+        depth, measured = self.target.depth, self.measured
+        label, there = (label_costs(place, self.target, depth) for place in (self.here, self.trained_on))
+        everywhere = label_costs(self.here, self.target, measured) if measured else (0.0, 0.0)
+        cheap, taught = self.here.seconds(features), self.trained_on.seconds(features)
+        # a labelled configuration has what is measured everywhere already
+        seconds = Costs(
+            label[0], cheap + predict_seconds + everywhere[0],
+            training=n_train * (there[0] + taught) + fit_seconds, shared=everywhere[0],
+        )
+        if not label[1]:
+            return seconds, None
+        # what is not solved for counts as the iterations that its seconds would have paid
+        rate = label[1] / label[0]
+        return seconds, Costs(
+            label[1], everywhere[1] + (cheap + predict_seconds) * rate,
+            training=n_train * (there[1] + taught * rate) + fit_seconds * rate, shared=everywhere[1],
+        )
 
     def _comes_with_the_labels(self, name: str) -> bool:
         return self.here.names.key_of(name)[0] == self.here.names.key_of(self.target.exact_names[0])[0]
-
-    def _label_seconds(self, place: Place, depth: int) -> float:
-        """Seconds of the label, or of its traces up to a power: of all solves, or of the first alone."""
-        names, seconds = self.target.exact_names, place.seconds(self.target.exact_names)
-        labels = place.labels[place.names.key_of(names[0])[0]]
-        if not 0 < depth <= 2 or FIRST not in labels.names:
-            return seconds
-        # one solve a source gives the first two traces, a second the others
-        return seconds * float(labels[FIRST].mean() / labels["trace_inverse_iterations"].mean())
 
 
 def _take(place: Place, names: Sequence[str], first: int, end: int) -> dict[str, Array]:

@@ -20,11 +20,6 @@ __all__ = ["Target"]
 Array = npt.NDArray[np.float64]
 
 
-def trace(n: int) -> str:
-    """Name of Tr D^-n / V."""
-    return f"trace_inverse_{n}"
-
-
 @dataclass(frozen=True)
 class Target:
     """A label and what is needed of it.
@@ -32,14 +27,25 @@ class Target:
     Args:
         label: name of a series, or one of ``CUMULANTS``.
         n_fields: unrooted staggered fields in the moments that were measured.
+        source: observable that measures it, where several measure series of these names.
 
     Example:
-        >>> Target("susceptibility").learned(measured=1), Target("plaquette").learned()
-        (['trace_inverse_2'], ['plaquette'])
+        >>> Target("susceptibility").learned(measured=1), Target("plaquette", source="loops").learned()
+        (['trace_inverse_2'], ['loops.plaquette'])
     """
 
     label: str
     n_fields: int = 1
+    source: str = ""
+
+    def _named(self, series: str) -> str:
+        return f"{self.source}.{series}" if self.source else series
+
+    def _trace(self, n: int) -> str:
+        return self._named(f"trace_inverse_{n}")
+
+    def _power(self, k: int) -> str:
+        return self._named(f"condensate_power_{k}")
 
     @property
     def order(self) -> int:
@@ -55,11 +61,15 @@ class Target:
     @property
     def exact_names(self) -> list[str]:
         """Series that label a configuration."""
-        return [f"condensate_moment_{k}" for k in range(1, self.order + 1)] or [self.label]
+        if not self.order:
+            return [self._named(self.label)]
+        return [self._named(f"condensate_moment_{k}") for k in range(1, self.order + 1)]
 
     def learned(self, measured: int = 0) -> list[str]:
         """Series that surrogates predict, where traces up to ``measured`` are measured everywhere."""
-        return [trace(n) for n in range(measured + 1, self.order + 1)] if self.order else [self.label]
+        if not self.order:
+            return [self._named(self.label)]
+        return [self._trace(n) for n in range(measured + 1, self.order + 1)]
 
     def measured_names(self, measured: int) -> list[str]:
         """Series measured everywhere: traces and, for a cumulant, powers of the condensate.
@@ -76,8 +86,8 @@ class Target:
                 f"measured: {measured} is for traces and cumulants ({', '.join(CUMULANTS)}), not for "
                 f"{self.label}"
             )
-        powers = [f"condensate_power_{k}" for k in range(2, self.order + 1)]
-        return [trace(n) for n in range(1, measured + 1)] + powers
+        powers = [self._power(k) for k in range(2, self.order + 1)]
+        return [self._trace(n) for n in range(1, measured + 1)] + powers
 
     def exact(self, series: Mapping[str, Array], offset: float) -> Array:
         """Label ``[k, chains, n]``, moments about the offset."""
@@ -89,13 +99,11 @@ class Target:
     ) -> Array:
         """The same of predictions, and of what is measured everywhere."""
         if not self.order:
-            return np.stack([predicted[self.label]])
+            return np.stack([predicted[self._named(self.label)]])
         known = {**predicted, **measured}
-        first = known[trace(1)]
-        powers = [first, *(
-            known.get(f"condensate_power_{k}", first**k) for k in range(2, self.order + 1)
-        )]
-        traces = {n: known[trace(n)] for n in range(2, self.order + 1)}
+        first = known[self._trace(1)]
+        powers = [first, *(known.get(self._power(k), first**k) for k in range(2, self.order + 1))]
+        traces = {n: known[self._trace(n)] for n in range(2, self.order + 1)}
         moments = predicted_moments(powers, traces, volume, self.n_fields)
         return shifted_moments(moments, offset * self.n_fields)
 
@@ -106,11 +114,11 @@ class Target:
     @property
     def offset_names(self) -> list[str]:
         """Series that :meth:`offset` needs."""
-        return [trace(1)] if self.order else []
+        return [self._trace(1)] if self.order else []
 
     def offset(self, series: Mapping[str, Array]) -> float:
         """Where moments are taken about: the mean of Tr D^-1 / V given; 0 for a plain label."""
-        return float(np.mean(series[trace(1)])) if self.order else 0.0
+        return float(np.mean(series[self._trace(1)])) if self.order else 0.0
 
 
 def _first(m: Any) -> Any:

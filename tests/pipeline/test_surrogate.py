@@ -16,7 +16,7 @@ from lattice_lightning.pipeline.surrogate import surrogate
 QUIET = Console(quiet=True)
 RIDGE = {"_target_": "lattice_lightning.models.Ridge"}
 LOOPS = ["plaquette", "wilson_loop_1x2"]
-N_CHAINS, SETS = 8, {"n_train": 10, "n_correction": 20, "n_unlabelled": 30, "gap": 3}
+N_CHAINS, SETS = 8, {"n_train": 15, "n_correction": 20, "n_unlabelled": 30, "gap": 3}
 
 
 def small(folder, **changes):
@@ -59,7 +59,7 @@ def test_rows_figures_and_files(finished):
     for rows in summary["surrogates"].values():
         assert list(rows) == ["loops", "loops, trained at neighbour"]
     row = summary["surrogates"]["trace_inverse_2"]["loops"]
-    assert (row["n_train"], row["n_bc"], row["n_unlabelled"], row["n_labels"]) == (80, 160, 240, 240)
+    assert (row["n_train"], row["n_bc"], row["n_unlabelled"], row["n_labels"]) == (96, 160, 240, 256)
     costs = summary["places"]["here"]["costs"]
     assert costs["traces"]["seconds"] > costs["plaquette"]["seconds"] > 0
     assert costs["traces"]["iterations"] > 0 == costs["plaquette"]["iterations"]
@@ -83,7 +83,7 @@ def ridge(x, y, penalty=1e-3):
     return lambda other: (other - mean) / std @ weights + y.mean()
 
 
-CUT, TRAIN, BC, UL = slice(0, 8), slice(8, 10), slice(13, 33), slice(36, 66)
+FIT, HELD, BC, UL = slice(0, 9), slice(12, 15), slice(18, 38), slice(41, 71)
 
 
 def test_the_corrected_value_is_that_of_its_parts(finished):
@@ -91,9 +91,9 @@ def test_the_corrected_value_is_that_of_its_parts(finished):
     folder, summary = finished
     x, series = labelled(run_of(folder))
     y = series["trace_inverse_2"]
-    a = ridge(x[:, CUT].reshape(-1, 2), y[:, CUT].ravel())(x)
-    held = np.cov(y[:, TRAIN].ravel(), a[:, TRAIN].ravel())
-    a = a * held[0, 1] / held[1, 1]
+    a = ridge(x[:, FIT].reshape(-1, 2), y[:, FIT].ravel())(x)
+    held = np.cov(y[:, HELD].ravel(), a[:, HELD].ravel())
+    a = a[:, HELD].mean() + held[0, 1] / held[1, 1] * (a - a[:, HELD].mean())
     expected = np.concatenate([a[:, BC], a[:, UL]], 1).mean() + (y[:, BC] - a[:, BC]).mean()
     row = summary["surrogates"]["trace_inverse_2"]["loops"]
     assert row["scale"] == pytest.approx(held[0, 1] / held[1, 1])
@@ -106,15 +106,15 @@ def test_the_corrected_value_is_that_of_its_parts(finished):
 def test_the_susceptibility_is_formed_after_the_correction(finished):
     folder, summary = finished
     x, series = labelled(run_of(folder))
-    t1, t2 = (ridge(x[:, CUT].reshape(-1, 2), series[f"trace_inverse_{n}"][:, CUT].ravel())(x) for n in (1, 2))
-    offset, volume = series["trace_inverse_1"][:, CUT].mean(), 16
+    t1, t2 = (ridge(x[:, FIT].reshape(-1, 2), series[f"trace_inverse_{n}"][:, FIT].ravel())(x) for n in (1, 2))
+    offset, volume = series["trace_inverse_1"][:, FIT].mean(), 16
     exact = [series["condensate_moment_1"] - offset]
     exact.append(
         series["condensate_moment_2"] - 2 * offset * series["condensate_moment_1"] + offset**2
     )
     guess = [t1 - offset, (t1 - offset) ** 2 - t2 / volume]
     row = summary["surrogates"]["susceptibility"]["loops"]
-    guess = [row["scale"] * g for g in guess]
+    guess = [g[:, HELD].mean() + row["scale"] * (g - g[:, HELD].mean()) for g in guess]
     m1, m2 = (
         np.concatenate([g[:, BC], g[:, UL]], 1).mean() + (e[:, BC] - g[:, BC]).mean()
         for e, g in zip(exact, guess, strict=True)
@@ -129,9 +129,10 @@ def test_a_surrogate_of_the_neighbour_is_fitted_there(finished):
     run = run_of(folder)
     (x, series), (here, truth) = labelled(run, "neighbour"), labelled(run)
     y = series["trace_inverse_2"]
-    predict = ridge(x[:, CUT].reshape(-1, 2), y[:, CUT].ravel())
-    held = np.cov(y[:, TRAIN].ravel(), predict(x)[:, TRAIN].ravel())
-    a, o = predict(here) * held[0, 1] / held[1, 1], truth["trace_inverse_2"]
+    predict = ridge(x[:, FIT].reshape(-1, 2), y[:, FIT].ravel())
+    held = np.cov(y[:, HELD].ravel(), predict(x)[:, HELD].ravel())
+    centre, o = predict(x)[:, HELD].mean(), truth["trace_inverse_2"]
+    a = centre + held[0, 1] / held[1, 1] * (predict(here) - centre)
     expected = np.concatenate([a[:, BC], a[:, UL]], 1).mean() + (o[:, BC] - a[:, BC]).mean()
     row = summary["surrogates"]["trace_inverse_2"]["loops, trained at neighbour"]
     assert row["corrected"]["value"] == pytest.approx(expected, abs=1e-10)
@@ -228,9 +229,9 @@ def test_labels_of_another_or_altered_ensemble_are_refused(finished, tmp_path):
     for place, path in copies.items():
         shutil.copytree(run / "ensembles" / place, path)
     stored = {place: str(path) for place, path in copies.items()}
-    with pytest.raises(InputError, match=r"another theory than this run's:\n.*beta"):
+    with pytest.raises(InputError, match=r"another ensemble than this run's:\n.*beta"):
         surrogate(small(tmp_path / "a", **{"surrogate.stored": {"neighbour": stored["here"]}}), QUIET)
-    with pytest.raises(InputError, match=r"holds 10 configurations of each chain, the sets need 66"):
+    with pytest.raises(InputError, match=r"holds 15 configurations of each chain, the sets need 71"):
         surrogate(small(tmp_path / "b", **{"surrogate.stored": {"here": stored["neighbour"]}}), QUIET)
     # labels of the neighbour's ensemble moved beside this one
     shutil.rmtree(copies["here"] / "labels" / "traces")
@@ -241,7 +242,50 @@ def test_labels_of_another_or_altered_ensemble_are_refused(finished, tmp_path):
     changes = {"surrogate.stored": stored, "observables.traces.n_sources": 5}
     with pytest.raises(ResumeError, match="n_sources"):
         surrogate(small(tmp_path / "d", **changes), QUIET)
-    assert len(Ensemble(copies["here"])) == 66
+    assert len(Ensemble(copies["here"])) == 71
+
+
+def test_one_surrogate_that_cannot_be_used_leaves_the_others(finished, tmp_path):
+    folder, _ = finished
+    stored = {p: str(run_of(folder) / "ensembles" / p) for p in ("here", "neighbour")}
+    regressors = {
+        name: {"features": list(LOOPS), "model": {**RIDGE, "ridge": penalty}}
+        for name, penalty in (("loops", 1e-3), ("nothing", 1e300))
+    }
+    config = small(tmp_path, **{"surrogate.stored": stored, "surrogate.regressors": regressors})
+    summary = surrogate(config, QUIET)
+    assert all("loops" in rows and "nothing" not in rows for rows in summary["surrogates"].values())
+    assert len(summary["failed"]) == 4
+    assert "never varies" in summary["failed"][0]
+    assert "never varies" in (run_of(tmp_path) / "report.html").read_text()
+
+
+def test_the_scale_is_no_bias_of_its_own(finished):
+    """The mean of an approximation that is right on the training set stays where it was."""
+    _, summary = finished
+    for rows in summary["surrogates"].values():
+        row = rows["loops"]
+        assert abs(row["bias_pull"]) < 6, row["bias_pull"]
+        assert row["uncorrected"]["value"] == pytest.approx(row["full"]["value"], rel=0.5)
+
+
+def test_cheaper_labels_and_the_gap_stand_beside(tmp_path):
+    config = small(tmp_path)
+    few = {**config["observables"]["traces"], "n_sources": 2}
+    changes = {"observables.few": few, "surrogate.measured_by": "traces", "surrogate.cheaper": ["few"],
+               "surrogate.train_on": {}}
+    summary = surrogate(small(tmp_path, **changes), QUIET)
+    run = run_of(tmp_path)
+    dear, cheap = (Labels(run / "ensembles" / "here", key) for key in ("traces", "few"))
+    entry = summary["cheaper"]["trace_inverse_2"]["few"]
+    both = np.concatenate([cheap["trace_inverse_2"][:, BC], cheap["trace_inverse_2"][:, UL]], 1)
+    assert entry["value"] == pytest.approx(both.mean())
+    full = summary["surrogates"]["trace_inverse_2"]["loops"]["full"]
+    seconds = cheap.seconds_per_configuration / dear.seconds_per_configuration
+    assert entry["cost_ratio"] == pytest.approx((entry["error"] / full["error"]) ** 2 * seconds)
+    gap = summary["gap"]
+    assert gap["gap"] == 3 and gap["tau_int"] >= 0.4
+    assert gap["enough"] == (3 >= 3 * gap["tau_int"])
 
 
 @pytest.mark.parametrize(
@@ -260,7 +304,16 @@ def test_labels_of_another_or_altered_ensemble_are_refused(finished, tmp_path):
         ({"surrogate.regressors.loops.features": "links"}, "Ridge takes features, but features is 'links'"),
         ({"surrogate.regressors.loops.extra": 1}, "has no key"),
         ({"surrogate.regressors.loops.measured": 3}, "leaves nothing of trace_inverse_2 to predict"),
-        ({"surrogate.regressors.loops.train_on": ["moon"]}, "the places are"),
+        ({"surrogate.regressors.loops.train_on": ["moon"]}, "there are here, neighbour"),
+        ({"surrogate.regressors.loops.train_on": "here"}, "must be a list"),
+        ({"surrogate.regressors.loops.labels": ["moon"]}, "there are susceptibility, trace_inverse_2"),
+        ({"surrogate.train_on": {"here": {}}}, "is this run's own ensemble"),
+        ({"surrogate.regressors": {}}, "regressors is empty"),
+        ({"surrogate.label": "condensate", "surrogate.regressors.loops.measured": 1}, "no surrogate predicts"),
+        ({"surrogate.sets.n_train": 6}, "leaves 2 steps to fit to and 1 held out"),
+        ({"surrogate.sets.n_correction": 1}, "8 labels, too few for an honest"),
+        ({"surrogate.sets.n_correction": 4, "stream.n_chains": 4}, "at least 5 with fewer than 8 chains"),
+        ({"surrogate.cheaper": ["plaquette"]}, "nothing measures plaquette.trace_inverse_2"),
         ({"surrogate.regressors.loops": {"features": ["plaquette"]}}, "must be like"),
         ({"surrogate.regressors.loops.model": {"_target_": "os.system"}}, "_target_ must name"),
         ({"surrogate.stored": {"moon": "x"}}, "the places are"),
