@@ -150,10 +150,10 @@ def find_targets(
                 for series in [*needed, *features]:
                     place.key_of(series)
             costly = {probes[HERE].key_of(series)[0] for series in target.exact_names}
-            free = set(target.measured_names(measured))
+            free = {probes[HERE].key_of(series) for series in target.measured_names(measured)}
             for feature in features:
-                key, series = probes[HERE].key_of(feature)
-                if key in costly and series not in free:
+                found = probes[HERE].key_of(feature)
+                if found[0] in costly and found not in free:
                     raise InputError(
                         f"{where} has {feature!r} among its features, which comes with the label "
                         f"{label!r} and costs as much; leave it out"

@@ -211,8 +211,9 @@ def test_networks_on_features_and_on_links(finished, tmp_path):
 def test_a_trace_measured_everywhere_predicts_the_next(finished, tmp_path):
     folder, _ = finished
     stored = {p: str(run_of(folder) / "ensembles" / p) for p in ("here", "neighbour")}
-    entry = {"features": [*LOOPS, "trace_inverse_1"], "measured": 1, "model": RIDGE}
-    changes = {"surrogate.stored": stored, "surrogate.regressors": {"from_first": entry}}
+    entry = {"features": [*LOOPS, "traces.trace_inverse_1"], "measured": 1, "model": RIDGE}
+    changes = {"surrogate.stored": stored, "surrogate.regressors": {"from_first": entry},
+               "surrogate.measured_by": "traces"}
     summary = surrogate(small(tmp_path, **changes), QUIET)
     for rows in summary["surrogates"].values():
         row = rows["from_first"]
