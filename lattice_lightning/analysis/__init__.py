@@ -2,7 +2,7 @@
 
 from lattice_lightning.analysis.classical import classical_gain
 from lattice_lightning.analysis.comparison import Judgement, compare, judge_pulls
-from lattice_lightning.analysis.correction import Corrected, MarkovSets, bias_corrected, optimal_scale
+from lattice_lightning.analysis.correction import Corrected, bias_corrected, optimal_scale
 from lattice_lightning.analysis.cumulants import CUMULANTS, cumulant, predicted_moments, shifted_moments
 from lattice_lightning.analysis.derived import corrected_function, estimate_function, linearised
 from lattice_lightning.analysis.errors import (
@@ -15,6 +15,7 @@ from lattice_lightning.analysis.errors import (
     format_error,
     split_rhat,
 )
+from lattice_lightning.analysis.markov_sets import MarkovSets
 from lattice_lightning.analysis.moments import Moments
 from lattice_lightning.analysis.planner import Costs, Plan, error_at_cost, plan
 from lattice_lightning.analysis.summary import (

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lattice_lightning.analysis.correction import FORMS, Corrected, MarkovSets, bias_corrected
+from lattice_lightning.analysis.correction import FORMS, Corrected, bias_corrected
 from lattice_lightning.analysis.coverage import pull_of
 from lattice_lightning.analysis.errors import MIN_CHAINS
+from lattice_lightning.analysis.markov_sets import MarkovSets
 from lattice_lightning.exceptions import InputError, TooFewLabelsError
 from lattice_lightning.models.regressors import Regressor
 from lattice_lightning.pipeline.build import instantiate

@@ -8,8 +8,9 @@ import pytest
 import torch
 from scipy.signal import lfilter
 
-from lattice_lightning.analysis.correction import MarkovSets, bias_corrected, optimal_scale
+from lattice_lightning.analysis.correction import bias_corrected, optimal_scale
 from lattice_lightning.analysis.coverage import coverage_of, pull_of
+from lattice_lightning.analysis.markov_sets import MarkovSets
 from lattice_lightning.exceptions import InputError, TooFewLabelsError
 
 FORMS = ("unlabelled", "all")
