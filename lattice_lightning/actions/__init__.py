@@ -1,6 +1,7 @@
 """Actions: one theory a file, formula and normalisation in the docstring."""
 
 from lattice_lightning.actions.base import Action, Aux, GaugeAction, SumAction
+from lattice_lightning.actions.dense import DenseStaggered
 from lattice_lightning.actions.gauge import ImprovedGauge, WilsonGauge
 from lattice_lightning.actions.gaussian import GaussianAction, free_kernel
 from lattice_lightning.actions.scalar import Phi4
@@ -11,6 +12,7 @@ from lattice_lightning.actions.staggered import StaggeredFermion
 __all__ = [
     "Action",
     "Aux",
+    "DenseStaggered",
     "GaugeAction",
     "GaussianAction",
     "ImprovedGauge",

@@ -41,7 +41,7 @@ def pseudofermion_values(
     operator: StaggeredOperator,
     links: Tensor,
     phi: Tensor,
-    masses: Sequence[float],
+    masses: Sequence[float | Tensor],
     tolerance: float,
     max_iterations: int,
     counter: IterationCounter,
@@ -55,7 +55,8 @@ def pseudofermion_values(
         operator: staggered operator.
         links: packed links, possibly the output of a network.
         phi: pseudofermions ``[batch, parities, V/2, N, 2]`` (one or two parities).
-        masses: one value a mass; one multi-shift solve serves all.
+        masses: one value a mass; one multi-shift solve serves all. A tensor, one number or the same for
+            each chain, gets its derivative.
         tolerance: relative residual; the value's error is quadratic in it.
         max_iterations: limit a solve.
         counter: receives the iterations under ``purpose``.
@@ -68,10 +69,11 @@ def pseudofermion_values(
     """
     operator = operator.to(links.device)
     matrices = operator.hop_matrices(links)
+    numbers = [float(m.detach().flatten()[0]) if isinstance(m, Tensor) else m for m in masses]
     total: Tensor | None = None
     for parity in range(phi.shape[1]):
         b = phi[:, parity].permute(3, 2, 1, 0).contiguous()
-        solution = operator.solve(matrices, b, masses, parity, tolerance, max_iterations)
+        solution = operator.solve(matrices, b, numbers, parity, tolerance, max_iterations)
         counter.add(purpose, solution.iterations)
         if strict:
             solution.require_converged(what, tolerance, max_iterations)

@@ -94,7 +94,7 @@ class ActionRegression(LightningModule):
             )
         if solver not in {"gradient", "gauss_newton"}:
             raise InputError(f"unknown solver {solver!r}: expected gradient or gauss_newton")
-        gauss_newton = solver == "gauss_newton" and effective.network is not None
+        gauss_newton = solver == "gauss_newton" and not effective.is_linear
         if gauss_newton and (loss != "pairs" or linear == "gradient"):
             raise InputError(
                 f"gauss_newton minimises the pair loss, not {loss!r} with linear={linear}; use "
@@ -102,7 +102,7 @@ class ActionRegression(LightningModule):
             )
         if not weight_scale > 0:
             raise InputError(f"weight_scale must be positive, got {weight_scale}")
-        needs_optimizer = (effective.network is not None and not gauss_newton) or linear == "gradient"
+        needs_optimizer = (not effective.is_linear and not gauss_newton) or linear == "gradient"
         if needs_optimizer and optimizer is None:
             raise InputError("a network or linear=gradient needs an optimizer, got none")
         if not 0 < forgetting <= 1 or ridge < 0:
@@ -113,8 +113,8 @@ class ActionRegression(LightningModule):
         self.make_optimizer = optimizer if needs_optimizer else None
         self.make_scheduler = scheduler
         # DDP waits for a gradient of every parameter that wants one
-        effective.coefficients.requires_grad_(linear == "gradient" or effective.network is None)
-        self.forgetting = forgetting if effective.network is not None else 1.0
+        effective.coefficients.requires_grad_(linear == "gradient" or effective.is_linear)
+        self.forgetting = 1.0 if effective.is_linear else forgetting
         self.ridge, self.label = ridge, f"{label}/" if label else ""
         self.origin: dict[str, Any] = {}
         self.automatic_optimization = needs_optimizer

@@ -1,10 +1,12 @@
 """Effective actions for self-learning HMC: linear coefficients, heavier masses, network.
 
-S_theta[U, phi] = c_0 S_g[U] + sum_k c_k S_f[phi, U_NN; m_k] + sum_l d_l W_l[U], all m_k >= m_h.
+S_theta[U, phi] = c_0 S_g[U] + sum_k c_k S_f[phi, U_NN; m_k] + sum_l d_l W_l[U] + sum_p e_p P_p[U],
+all m_k >= m_h.
 
 S_f is the target's pseudofermion action at heavier masses, with the target's phi; U_NN the output of
 a covariant network (2103.11965, 2501.16955), or U itself. One multi-shift solve at the lightest mass
-serves all. W_l is minus the sum of Re tr of an r x s Wilson loop over N.
+serves all. W_l is minus the sum of Re tr of an r x s Wilson loop over N, P_p minus that of the straight
+loops around space or around time: on a small lattice the determinant feels these as well.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from lattice_lightning.actions import Aux, GaugeAction, StaggeredFermion, SumAction
 from lattice_lightning.actions.staggered import IterationCounter, pseudofermion_values
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.gauge import wilson_loops
+from lattice_lightning.gauge import straight_loop, wilson_loops
 from lattice_lightning.models.link_map import LinkMap
 
 __all__ = ["EffectiveAction"]
@@ -24,8 +26,8 @@ __all__ = ["EffectiveAction"]
 class EffectiveAction(nn.Module, GaugeAction):
     """A trainable action that takes the target's links and pseudofermions.
 
-    The parameter ``coefficients`` holds (c_0, c_1 ... c_K, d_1 ... d_L); it starts at c_0 = 1,
-    c_1 = 1, zero elsewhere.
+    The parameter ``coefficients`` holds (c_0, c_1 ... c_K, d_1 ... d_L, e_s, e_t); it starts at
+    c_0 = 1, c_1 = 1, zero elsewhere.
 
     Args:
         target: sum of one gauge action and one staggered fermion.
@@ -35,6 +37,9 @@ class EffectiveAction(nn.Module, GaugeAction):
         network: covariant map of the links that the Dirac operators see.
         loops: sizes (r, s) of further Wilson loops of the bare links.
         tolerance_md: relative residual in molecular dynamics and training.
+        polyakov: straight loops around space and around time of the bare links, once each.
+        learn_masses: train the masses too; they start at ``masses`` and may leave the bound of
+            ``min_mass``, so that such an action is a comparison, not a result.
 
     Raises:
         InputError: for a target of another form, masses below ``min_mass``, or a network on other links.
@@ -60,6 +65,8 @@ class EffectiveAction(nn.Module, GaugeAction):
         network: LinkMap | None = None,
         loops: Sequence[Sequence[int]] = (),
         tolerance_md: float | None = None,
+        polyakov: bool = False,
+        learn_masses: bool = False,
     ) -> None:
         super().__init__()
         fermions = [t for t in target.parts().values() if isinstance(t, StaggeredFermion)]
@@ -92,12 +99,15 @@ class EffectiveAction(nn.Module, GaugeAction):
         self.gauge, self.fermion = gauge[0], fermions[0]
         self.masses = [float(m) for m in masses]
         self.network = network
-        self.loops = [(int(r), int(s)) for r, s in loops]
+        self.loops, self.polyakov = [(int(r), int(s)) for r, s in loops], polyakov
         self.tolerance_md = tolerance_md or self.fermion.tolerances["md"]
         self.counter = IterationCounter()
-        start = torch.zeros(1 + len(self.masses) + len(self.loops), dtype=torch.float64)
+        start = torch.zeros(len(self.term_names), dtype=torch.float64)
         start[:2] = 1
         self.coefficients = nn.Parameter(start)
+        self.mass_weights = (
+            nn.Parameter(torch.tensor(self.masses, dtype=torch.float64)) if learn_masses else None
+        )
 
     @property
     def term_names(self) -> list[str]:
@@ -106,6 +116,7 @@ class EffectiveAction(nn.Module, GaugeAction):
             "gauge",
             *[f"fermion_m{m:g}" for m in self.masses],
             *[f"loop_{r}x{s}" for r, s in self.loops],
+            *(["polyakov_space", "polyakov_time"] if self.polyakov else []),
         ]
 
     def term_values(
@@ -124,7 +135,7 @@ class EffectiveAction(nn.Module, GaugeAction):
             self.fermion.operator,
             smeared,
             aux[self.fermion.name],
-            self.masses,
+            self.masses if self.mass_weights is None else list(self.mass_weights.unbind()),
             tolerance or self.tolerance_md,
             self.fermion.max_iterations,
             self.counter,
@@ -136,7 +147,19 @@ class EffectiveAction(nn.Module, GaugeAction):
         for r, s in self.loops:
             loops = wilson_loops(self.space, self.lattice, links, r, s).flatten(0, -2).sum(0)
             terms.append(-loops.unsqueeze(0) / self.space.n_colors)
+        if self.polyakov:
+            terms.append(self._polyakov(links))
         return torch.cat(terms)
+
+    def _polyakov(self, links: Tensor) -> Tensor:
+        """Minus the sums of Re tr / N of the straight loops around space and time, ``[2, batch]``."""
+        sums = []
+        for mu, extent in enumerate(self.lattice.shape):
+            loop = self.space.re_trace(straight_loop(self.space, self.lattice, links, mu))
+            # from every site, so every loop is there once for each of its links
+            sums.append(-loop.flatten(0, -2).sum(0) / (extent * self.space.n_colors))
+        *space, time = sums
+        return torch.stack([torch.stack(space).sum(0) if space else torch.zeros_like(time), time])
 
     @staticmethod
     def _smear(network: LinkMap, links: Tensor) -> Tensor:
@@ -159,6 +182,11 @@ class EffectiveAction(nn.Module, GaugeAction):
     def pop_iterations(self) -> dict[str, Tensor]:
         """Iterations for each chain since the last call."""
         return self.counter.pop()
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the linear coefficients are all there is to train."""
+        return self.n_parameters == self.coefficients.numel()
 
     @property
     def n_parameters(self) -> int:

@@ -175,7 +175,7 @@ def build_method(system: System, row: Mapping[str, Any], name: str) -> ActionReg
         network = build_network(network_config, context)
         if str((system.config.get("trainer") or {}).get("precision", "")).startswith("32"):
             network = network.float()
-    known = {"masses", "loops", "tolerance_md"}
+    known = {"masses", "loops", "tolerance_md", "polyakov", "learn_masses"}
     if unknown := set(effective_config) - known:
         raise InputError(f"row {name!r}: effective has no key {sorted(unknown)}, only {sorted(known)}")
     training = row["training"]

@@ -100,14 +100,14 @@ def _time_draw(proposal: WeightedProposal, rng: torch.Generator, n: int) -> floa
     return seconds / few
 
 
-def _seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, after one that warms up if that is short."""
+def _seconds(work: Callable[[], Any], device: torch.device, always: bool = False) -> float:
+    """Of one call, after one that warms up: always, or if that is short."""
     for _ in range(2):
         tic = perf_counter()
         work()
         _synchronise(device)
         seconds = perf_counter() - tic
-        if seconds > 1:
+        if seconds > 1 and not always:
             break
     return seconds
 
@@ -211,11 +211,10 @@ def _regression_stages(experiment: Experiment) -> list[Stage]:
 
 
 def _time_force(kernel: SelfLearningHMC, field: Tensor, aux: Aux, device: torch.device) -> float:
-    tic = perf_counter()
-    kernel.effective.force(field, aux, strict=False)
-    _synchronise(device)
+    """Seconds of one force; the first call of a network compiles."""
+    seconds = _seconds(lambda: kernel.effective.force(field, aux, strict=False), device, always=True)
     kernel.effective.pop_iterations()
-    return perf_counter() - tic
+    return seconds
 
 
 def _time_step(method: ActionRegression, batch: PairBatch, device: torch.device) -> float:

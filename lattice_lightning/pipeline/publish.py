@@ -85,7 +85,7 @@ def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             entry["row"], str(row["model"]["n_parameters"]), format_entry(sampling["acceptance"]),
             "" if variance is None else f"{variance:.2g}", format_entry(sampling["exp_minus_dH"]),
             format_entry(held.get("pair_loss")), "" if sigma is None else f"{sigma:+.1f} sigma",
-            *(_iteration_cells(sampling) if solves else []), *_cost_cells(sampling),
+            *(_iteration_cells(sampling) if solves else []), *_cost_cells(sampling, least=1),
             *[format_entry(row["observables"][n]) + _mark(row["observables"][n]) for n in names],
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -105,7 +105,9 @@ def _iteration_cells(sampling: Mapping[str, Any]) -> list[str]:
     total, rate = (md or 0.0) + (accept or 0.0), sampling["acceptance"]["value"]
     effective = sampling["n_effective"]
     # iterations are means over chains and steps, effective samples are counted over all of them
-    cost = "" if not effective else f"{total * sampling['n_chains'] * sampling['n_steps'] / effective:.3g}"
+    # below one sample there is no cost, only a chain that does not move
+    trajectories = sampling["n_chains"] * sampling["n_steps"]
+    cost = "" if not effective or effective < 1 else f"{total * trajectories / effective:.3g}"
     mark = "" if sampling["seconds_per_effective_sample"].get("reliable") else " !"
     return [
         f"{md or 0:.0f} / {accept or 0:.0f}", f"{total / rate:.0f}" if rate else "",
@@ -113,12 +115,13 @@ def _iteration_cells(sampling: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cost_cells(sampling: Mapping[str, Any]) -> list[str]:
-    """Seconds for each effective sample, without and with training."""
+def _cost_cells(sampling: Mapping[str, Any], least: float = 0.0) -> list[str]:
+    """Seconds for each effective sample, without and with training; of ``least`` samples or more."""
     cost = sampling["seconds_per_effective_sample"]
     mark = "" if cost.get("reliable") else " !"
     costs = (cost[key] for key in ("without_training", "with_training"))
-    return ["-" if c is None else f"{c:.2g}{mark}" for c in costs]
+    unknown = (sampling["n_effective"] or 0.0) < least
+    return ["-" if c is None or unknown else f"{c:.2g}{mark}" for c in costs]
 
 
 def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -125,11 +125,12 @@ def _model_entry(
         return {"name": type(flow.flow).__name__, "n_parameters": flow.n_parameters}
     if method is None:
         return {"name": "none", "n_parameters": 0}
-    network = method.effective.network
+    network, masses = method.effective.network, method.effective.mass_weights
     return {
         "name": type(network).__name__ if network else "linear",
         "n_parameters": method.effective.n_parameters if learned else 0,
         "coefficients": coefficients(method),
+        **({} if masses is None else {"learned_masses": masses.tolist()}),
     }
 
 

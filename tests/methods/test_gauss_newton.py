@@ -56,6 +56,39 @@ def test_jacobian_is_the_finite_difference_of_every_chain(name):
     assert row == len(jacobian)
 
 
+def test_jacobian_by_a_learned_mass():
+    effective, t = model(masses=(0.6, 0.9), learn_masses=True, polyakov=True), trajectory()
+    _, jacobian = pair_jacobian(effective, t.start, t.end, t.aux)
+    assert len(jacobian) == 5 + 2
+    step = 1e-4
+    for i in range(2):
+        ends = []
+        for sign in (1, -1):
+            effective.mass_weights.data[i] += sign * step
+            ends.append(change(effective, t))
+            effective.mass_weights.data[i] -= sign * step
+        torch.testing.assert_close(jacobian[5 + i], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-6)
+
+
+def test_a_free_mass_finds_the_target():
+    """With m_h free nothing is learned but m: why the bound on the masses is there."""
+    kernel, effective = toy.hmc(toy.target()), model(masses=(0.5,), learn_masses=True)
+    method = ActionRegression(effective, solver="gauss_newton", weight_scale=0.05)
+    rng = torch.Generator().manual_seed(5)
+    state = kernel.init(toy.start(kernel, 8), rng)
+    for _ in range(30):
+        t = kernel.propose(rng, state)
+        batch = {
+            "start": t.start, "end": t.end, "aux": dict(t.aux), "action_start": t.action_start,
+            "action_end": t.action_end,
+        }
+        loss = method.loss(batch)
+        state, _ = kernel.decide(rng, t)
+    assert effective.mass_weights.item() == pytest.approx(toy.MASS, abs=0.01)
+    assert effective.coefficients.tolist() == pytest.approx([1, 1], abs=0.01)
+    assert loss.item() < 1e-3
+
+
 def test_update_is_least_squares_with_a_prior(rng):
     """After any number of batches of a linear model: the ridge solution of all data."""
     n, scale, noise = 4, 2.0, 1.0

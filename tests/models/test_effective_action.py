@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from conversions import matrices
 from link_map_cases import randomise
 from toy_systems import MASS, effective, target
 
@@ -33,6 +34,8 @@ def guided(name, lattice=SQUARE, group=None):
     options = {
         "masses": MASSES if "masses" in parts else (0.5,),
         "loops": [(1, 1), (1, 2), (2, 1)] if "loops" in parts else (),
+        "polyakov": "polyakov" in parts,
+        "learn_masses": "learned" in parts,
         "network": next((make() for part, make in networks.items() if part in parts), None),
     }
     action = effective(target(lattice, group), **options)
@@ -64,6 +67,8 @@ def test_neutral_parameters_at_the_same_mass_give_the_target(group, even_sites_o
         ("masses", SQUARE, SU2()),
         ("loops", SQUARE, SU2()),
         ("masses+loops", SQUARE, SUN(3)),
+        ("polyakov", SQUARE, SUN(3)),
+        ("polyakov+learned", SMALL_4D, SU2()),
         ("covnet", SQUARE, U1()),
         ("ape", SQUARE, SU2()),
         ("covnet+masses+loops", SQUARE, SU2()),
@@ -81,7 +86,7 @@ def test_force_is_the_finite_difference(name, lattice, group, rng):
     assert_force(action, links, aux, rng)
 
 
-@pytest.mark.parametrize("name", ["masses+loops", "covnet+masses", "ape", "cask+masses+loops"])
+@pytest.mark.parametrize("name", ["masses+loops", "covnet+masses", "ape", "cask+masses+loops", "learned+masses+polyakov", "covnet+learned"])
 def test_gradient_by_every_parameter_is_the_finite_difference(name, rng):
     action = guided(name)
     links, aux = fields(action, rng, n_chains=1)
@@ -126,7 +131,47 @@ def test_terms_are_dense_actions_of_smeared_links(group, rng):
         np.testing.assert_allclose(terms[:, chain], expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["masses+loops", "covnet", "cask+masses"])
+@pytest.mark.parametrize("group", [U1(), SU2(), SUN(3)], ids=["U1", "SU2", "SU3"])
+@pytest.mark.parametrize("shape", [(4, 2), (2, 2, 4)], ids=str)
+def test_polyakov_terms_are_naive_loops_around_space_and_time(group, shape, rng):
+    """Each loop once: summed over the slice on which it starts."""
+    action = guided("polyakov", Lattice(shape), group)
+    links, aux = fields(action, rng)
+    with torch.no_grad():
+        *_, space, time = action.term_values(group.pack(links), aux)
+    for chain, u in enumerate(matrices(group, links)):
+        loops = []
+        for mu, extent in enumerate(shape):
+            slices = reference.polyakov(u, shape, mu).real * action.lattice.volume / extent
+            loops.append(-slices / group.n_colors)
+        assert float(space[chain]) == pytest.approx(sum(loops[:-1]), abs=1e-12)
+        assert float(time[chain]) == pytest.approx(loops[-1], abs=1e-12)
+        assert abs(float(space[chain]) - loops[-1]) > 1e-3, "time is not space"
+
+
+def test_learned_masses_move_the_value(rng):
+    """Starting at the given masses; then as an action built there, lighter than the bound or not."""
+    action = target()
+    fixed, learned = (
+        EffectiveAction(action, [0.5, 0.8], 0.4, learn_masses=learn) for learn in (False, True)
+    )
+    assert fixed.is_linear and not learned.is_linear
+    assert learned.n_parameters == fixed.n_parameters + 2
+    links, aux = fields(fixed, rng)
+    with torch.no_grad():
+        fixed.coefficients.copy_(torch.tensor([1.1, 0.7, 0.4]))
+        learned.coefficients.copy_(fixed.coefficients)
+    assert torch.equal(learned.value(links, aux), fixed.value(links, aux))
+    with torch.no_grad():
+        learned.mass_weights.copy_(torch.tensor([0.35, 0.9], dtype=torch.float64))
+    there = EffectiveAction(action, [0.35, 0.9])
+    with torch.no_grad():
+        there.coefficients.copy_(fixed.coefficients)
+    torch.testing.assert_close(learned.value(links, aux), there.value(links, aux), rtol=1e-13, atol=0)
+    assert learned.term_names == fixed.term_names, "a trained action keeps the names of its terms"
+
+
+@pytest.mark.parametrize("name", ["masses+loops", "covnet", "cask+masses", "polyakov"])
 def test_value_is_the_sum_of_terms_and_gauge_invariant(name, rng):
     """S[U^G, G phi] = S[U, phi]."""
     action = guided(name)
@@ -173,6 +218,7 @@ def test_names_and_numbers_of_terms_and_parameters():
     ]
     assert action.coefficients.shape == (7,)
     assert action.n_parameters == 7 + 6
+    assert guided("loops+polyakov").term_names[-3:] == ["loop_2x1", "polyakov_space", "polyakov_time"]
 
 
 def test_solver_iterations_are_counted_by_purpose(rng):

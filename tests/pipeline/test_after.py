@@ -70,6 +70,10 @@ def test_table_without_a_solver_has_no_iterations(finished):
     names = ["MD / accept iterations", "iterations / acceptance", "iterations / eff. sample"]
     assert [first[name] for name in names] == ["", "", ""]
     assert [second[name] for name in names] == ["5 / 3", "", ""]
+    # a chain that hardly moves has a part of a sample
+    entries[1]["summary"]["sampling"]["n_effective"] = 1e-30
+    second = cells_of(markdown_table(entries))[1]
+    assert (second["iterations / eff. sample"], second["s / eff. sample"]) == ("", "-")
 
 
 def test_publish_keeps_published_values(finished, tmp_path):

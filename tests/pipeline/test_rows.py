@@ -43,7 +43,7 @@ def test_a_row_integrates_with_its_own_steps():
         changed(composed(SLICE), {"rows.linear.integrator": {"levels": [level]}}), None
     )
     default = experiment.system.hmc().levels
-    assert experiment.kernels["linear"].levels == [Level(**level)] != default
+    assert experiment.kernels["linear"].levels == (Level(**level),) != default
     assert experiment.kernels["no_network"].levels == experiment.kernels["hmc"].levels == default
 
 
