@@ -89,7 +89,8 @@ def surrogate_figure(label: str, rows: Mapping[str, Any], pictures: Mapping[str,
     """Predicted against true, every average beside the full measurement, and error against cost."""
     figure = Figure(figsize=(10.5, 8.2), layout="constrained")
     (scatter, cost), (averages, legend) = figure.subplots(2, 2)
-    colors = {name: COLORS[k % len(COLORS)] for k, name in enumerate(rows)}
+    palette = COLORS if len(rows) <= len(COLORS) else [f"C{k}" for k in range(10)] + list(COLORS)
+    colors = {name: palette[k % len(palette)] for k, name in enumerate(rows)}
     _scatter(scatter, label, pictures, colors)
     _averages(averages, label, rows)
     _error_against_cost(cost, rows, colors)
@@ -114,6 +115,9 @@ def _scatter(
         highs.append(np.percentile(exact, 99.8))
     low, high = min(lows), max(highs)
     axes.plot([low, high], [low, high], color="black", lw=1)
+    # one surrogate that went astray must not hide the others; its figures stand in the table
+    means = [float(np.median(approximation)) for _, approximation in pictures.values()]
+    axes.set_ylim(min(low, *means) - 0.3 * (high - low), max(high, *means) + 0.3 * (high - low))
     axes.set_xlabel(f"{label.replace('_', ' ')} of a configuration, measured")
     axes.set_ylabel("predicted, correction set")
 

@@ -44,20 +44,22 @@ def cheaper_labels(
     """Labels of every configuration by other observables (fewer sources): what they reach, what they cost.
 
     ``cost_ratio`` is the cost of the error of labelling everything, with as many more configurations as
-    that takes, over the cost of labelling everything.
+    that takes, over the cost of labelling everything; in solver iterations where both solve, since
+    seconds of different hours on a shared machine do not compare.
     """
     spans = (sets.correction, sets.unlabelled)
     (first, end), found = split_training(sets)[0], {}
     offset = target.offset({n: here.series(n)[:, first:end] for n in target.offset_names})
     reference = _labelled_by(target, here, spans, offset)
-    dear = label_costs(here, target, target.depth)[0]
+    dear = label_costs(here, target, target.depth)
     for key in others:
         other = replace(target, source=key)
-        result, seconds = _labelled_by(other, here, spans, offset), label_costs(here, other, other.depth)[0]
+        result, cost = _labelled_by(other, here, spans, offset), label_costs(here, other, other.depth)
+        unit = 1 if dear[1] and cost[1] else 0
         ratio = None
         if result.error and reference.error:
-            ratio = (result.error / reference.error) ** 2 * seconds / dear
-        found[key] = {**asdict(result), "seconds": seconds, "cost_ratio": ratio}
+            ratio = (result.error / reference.error) ** 2 * cost[unit] / dear[unit]
+        found[key] = {**asdict(result), "seconds": cost[0], "iterations": cost[1], "cost_ratio": ratio}
     return found
 
 

@@ -63,6 +63,8 @@ def check_surrogate(config: Mapping[str, Any]) -> tuple[dict[str, Any], MarkovSe
     places = {HERE, *options["train_on"]}
     if unknown := set(options["stored"]) - places:
         raise InputError(f"surrogate.stored names {sorted(unknown)}; the places are {', '.join(places)}")
+    # an experiment that builds on another leaves a surrogate out by null
+    options["regressors"] = {n: e for n, e in (options["regressors"] or {}).items() if e is not None}
     if not options["regressors"]:
         raise InputError("surrogate.regressors is empty; give at least one surrogate")
     for name, entry in options["regressors"].items():
