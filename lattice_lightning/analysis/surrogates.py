@@ -20,7 +20,7 @@ __all__ = ["HEADER", "PLANNED", "Picture", "gap_doubt", "planned_table", "surrog
 
 HEADER = ("surrogate", "r", "uncorrected", "its bias / error", "corrected", "difference / error",
           "labels alone", "everything labelled", "labels", "cost at equal error", "error at equal cost",
-          "cost in iterations")
+          "in iterations", "with trajectories")
 PLANNED = ("surrogate", "target error", "labels", "unlabelled", "predicted", "realised")
 CAPTION = "Predicted against measured; error against cost; averages with their errors."
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#555555")
@@ -45,12 +45,12 @@ def surrogate_table(rows: Mapping[str, Any], cheaper: Mapping[str, Any]) -> list
         lines.append([
             name, _ratio(row["r"]), values[0], pulls[0], values[1], pulls[1], *values[2:],
             f"{100 * share:.2g} %", *(_ratio(row[key]) for key in ("cost_ratio", "error_ratio")),
-            _ratio(solved["cost_ratio"]),
+            _ratio(solved["cost_ratio"]), _ratio(row["with_trajectories"]),
         ])
     for name, label in cheaper.items():
         empty = [""] * 6
         ratio = _ratio(label["cost_ratio"])
-        lines.append([f"all labelled by {name}", *empty, _value(label), "100 %", ratio, "", ""])
+        lines.append([f"all labelled by {name}", *empty, _value(label), "100 %", "", "", ratio, ""])
     return lines
 
 
@@ -197,8 +197,9 @@ seed {summary["seed"]}; lattice_lightning {escape(summary["version"])}</p>
 <p class="muted">Pulls: against labelling everything, chain by chain on the same configurations. Labels:
 share of configurations that are labelled, training included. Cost at equal error: labels, features,
 predictions and training that reach the error of labelling everything, over the cost of that; error at equal
-cost the other way round; in seconds, configurations counted as given. Last column: the same in solver
-iterations, where what is not solved for counts by its seconds.</p>
+cost the other way round; in seconds, configurations counted as given. In iterations: cost at equal error in
+solver iterations, where what is not solved for counts by its seconds. With trajectories: in seconds, those
+of every configuration on both sides; a surrogate needs more configurations than labels of all would.</p>
 <h2>Costs a configuration</h2>
 {html_table(("place", "observable", "seconds", "solver iterations"), _costs(summary))}
 <h2>Config</h2><details><summary>resolved config</summary>

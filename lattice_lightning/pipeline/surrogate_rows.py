@@ -8,7 +8,7 @@ it will do.
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -131,6 +131,11 @@ class SurrogateRow:
         if iterations is not None:
             solved = plans(moments, iterations, entry["full"]["error"])
             entry["iterations"] = {**asdict(iterations), **solved}
+        entry["with_trajectories"] = None
+        if sampling := self.here.sampling:
+            each = sampling["seconds_per_trajectory"] * sampling["trajectories_between_configurations"]
+            dearer = replace(costs, configuration=each, training=costs.training + n_train * each)
+            entry["with_trajectories"] = plans(moments, dearer, entry["full"]["error"])["cost_ratio"]
         # another ensemble's variances promise nothing here
         if held["moments"] and self.trained_on is self.here:
             entry["planned"] = carried_out(Moments(**held["moments"]), costs, function, exact, guess)

@@ -23,7 +23,7 @@ def small(folder, **changes):
     """2d SU(2), 4x4: seconds, with strong correlations."""
     config = composed("experiment=ama_su2")
     traces = {**config["observables"]["traces"], "n_sources": 4, "powers": [1, 2], "mass": 0.5, "moments": 2}
-    observables = {**config["observables"], "traces": traces}
+    observables = {**config["observables"], "traces": traces, "few": None}
     observables["wilson"] = {**observables["wilson"], "sizes": [[1, 2]]}
     return changed(
         config,
@@ -31,7 +31,8 @@ def small(folder, **changes):
             "lattice": [4, 4], "start": {"kind": "hot", "sectors": None}, "action.fermion.mass": 0.5,
             "observables": observables, "stream.n_chains": N_CHAINS, "sampling.n_thermalise": 2,
             "integrator.levels.0.n_steps": 3, "output_dir": str(folder),
-            "surrogate.every": 1, "surrogate.sets": dict(SETS), "surrogate.label": ["trace_inverse_2", "susceptibility"],
+            "surrogate.every": 1, "surrogate.cheaper": [], "surrogate.measured_by": "",
+            "surrogate.sets": dict(SETS), "surrogate.label": ["trace_inverse_2", "susceptibility"],
             "surrogate.regressors": {"loops": {"features": list(LOOPS), "model": dict(RIDGE)}},
             **changes,
         },
