@@ -23,7 +23,6 @@ from plain_phi4 import PlainPhi4, plain_action
 from plain_u1 import PlainU1, plain_u1_action
 from torch import Tensor, nn
 
-from lattice_lightning.pipeline.device import keep_memory
 from lattice_lightning.actions import Action, Phi4, WilsonGauge
 from lattice_lightning.groups import SUN, U1
 from lattice_lightning.lattice import Lattice
@@ -40,6 +39,7 @@ from lattice_lightning.models import (
     SweepFlow,
     U1Flow,
 )
+from lattice_lightning.pipeline.device import keep_memory
 
 HERE = Path(__file__).parent
 COMMAND = "python experiments/benchmarks/flows.py"
@@ -54,6 +54,8 @@ Draw = Callable[[], tuple[Tensor, Tensor]]
 
 class Bench:
     """Times contestants in turns on one device and collects rows."""
+
+    command = COMMAND
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.rows = device, list[dict[str, Any]]()
@@ -144,7 +146,7 @@ class Bench:
         ratio = {"value": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
         self.rows.append(
             {
-                "row": row, "parameters": parameters, "command": COMMAND, "ratio": ratio,
+                "row": row, "parameters": parameters, "command": self.command, "ratio": ratio,
                 "against": against, "device": self.name, "measured": measured,
             }
         )
@@ -406,6 +408,21 @@ def sweeps(bench: Bench) -> None:
 # -- results -------------------------------------------------------------------------------------------
 
 
+def write_rows(rows: list[dict[str, Any]], command: str) -> None:
+    """Put the rows of a command into results.json in the place of its former ones."""
+    path = HERE / "results.json"
+    others = [row for row in json.loads(path.read_text()) if row["command"] != command]
+    path.write_text(json.dumps([*others, *rows], indent=1) + "\n")
+
+
+def write_table(name: str, text: str) -> None:
+    """Put a table between its two marks in README.md."""
+    readme = HERE / "README.md"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = readme.read_text().split(begin)
+    readme.write_text(before + f"{begin}\n{text}\n{end}" + rest.split(end)[1])
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = ["| what | device | rate | ratio: median (range) | against |", "| --- |" + " --- |" * 4]
@@ -471,13 +488,9 @@ def main() -> None:
             f"{bench.name}: copy {statistics.median(bench.copies):.1f} GB/s, from {min(bench.copies):.1f} "
             f"to {max(bench.copies):.1f}, {perf_counter() - start:.0f} s so far", flush=True,
         )
-    (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(rows, COMMAND)
     figure(rows).savefig(HERE / "figure.png", dpi=150)
-    readme = HERE / "README.md"
-    before, rest = readme.read_text().split("<!-- table: begin -->")
-    after = rest.split("<!-- table: end -->")[1]
-    marked = f"<!-- table: begin -->\n{table(rows)}\n<!-- table: end -->"
-    readme.write_text(before + marked + after)
+    write_table("table", table(rows))
 
 
 if __name__ == "__main__":
