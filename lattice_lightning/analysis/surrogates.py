@@ -22,6 +22,7 @@ HEADER = ("surrogate", "r", "uncorrected", "its bias / error", "corrected", "dif
           "labels alone", "everything labelled", "labels", "cost at equal error", "error at equal cost",
           "in iterations", "with trajectories")
 PLANNED = ("surrogate", "target error", "labels", "unlabelled", "predicted", "realised")
+MAX_DOUBTS = 6
 CAPTION = "Predicted against measured; error against cost; averages with their errors."
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#555555")
 
@@ -172,14 +173,7 @@ def write_surrogate_report(
     path: Path, summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Picture]]
 ) -> Path:
     """report.html of a surrogate run."""
-    doubts = [
-        f"{label}, {name}: {text}"
-        for label, rows in summary["surrogates"].items() for name, row in rows.items()
-        for text in [row["corrected"]["reason"], *row["warnings"]] if text
-    ] + summary["failed"]
-    if not summary["gap"]["enough"]:
-        doubts.insert(0, gap_doubt(summary["gap"]))
-    verdict = "".join(f'<div class="doubt">{escape(d)}</div>' for d in doubts)
+    verdict = _verdict(summary)
     sections = ""
     for label, rows in summary["surrogates"].items():
         sections += f"""<h2>{escape(label.replace("_", " "))}</h2>
@@ -192,7 +186,7 @@ def write_surrogate_report(
 <h1>{escape(summary["experiment"])}</h1>
 <p class="muted">{escape(str(summary["config"]["group"]))} on {summary["config"]["lattice"]};
 seed {summary["seed"]}; lattice_lightning {escape(summary["version"])}</p>
-<h2>What this run does not resolve</h2>{verdict or '<div class="fine">Every error is reliable.</div>'}
+<h2>What this run does not resolve</h2>{verdict}
 {sections}
 <p class="muted">Pulls: against labelling everything, chain by chain on the same configurations. Labels:
 share of configurations that are labelled, training included. Cost at equal error: labels, features,
@@ -205,6 +199,27 @@ of every configuration on both sides; a surrogate needs more configurations than
 <h2>Config</h2><details><summary>resolved config</summary>
 <pre>{escape(OmegaConf.to_yaml(OmegaConf.create(dict(summary["config"]))))}</pre></details></html>"""
     return write_html(path, body)
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    """What the run doubts; what concerns single surrogates folded away where it is much."""
+    first = [gap_doubt(summary["gap"])] * (not summary["gap"]["enough"]) + summary["failed"]
+    single = [
+        f"{label}, {name}: {text.removeprefix(f'{label}: ')}"
+        for label, rows in summary["surrogates"].items() for name, row in rows.items()
+        for text in [row["corrected"]["reason"], *row["warnings"]] if text
+    ]
+    if not first and not single:
+        return '<div class="fine">Every error is reliable.</div>'
+    lines, more = (
+        "".join(f'<div class="doubt">{escape(doubt)}</div>' for doubt in part) for part in (first, single)
+    )
+    if len(single) <= MAX_DOUBTS:
+        return lines + more
+    every = [row for rows in summary["surrogates"].values() for row in rows.values()]
+    unsure = sum(not row["corrected"]["reliable"] for row in every)
+    head = f"{unsure} of {len(every)} corrected averages are not reliable; these, and what does not pay"
+    return f"{lines}<details><summary>{head}</summary>{more}</details>"
 
 
 def _costs(summary: Mapping[str, Any]) -> list[list[str]]:
