@@ -460,6 +460,8 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     left.axvline(2, color="#E69F00", linewidth=0.8, linestyle=":")
     left.axvline(5, color="#0072B2", linewidth=0.8, linestyle=":")
     left.set(xscale="log", xlabel="ratio (dotted: the aims)")
+    left.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    left.minorticks_off()
     left.invert_yaxis()
     left.legend(fontsize=8)
     scaling = [r for r in rows if r["row"] == "HMC with fermions: chains"]

@@ -45,6 +45,23 @@ class Action(ABC):
     def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
         """dS/dw_a for U -> exp(i w_a T_a) U (dS/dphi for scalars), at the MD tolerance."""
 
+    def motion_force(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """The force of links in the layout of molecular dynamics, ``[n_generators, mu, *lattice, batch]``.
+
+        See :meth:`lattice_lightning.groups.Group.to_motion`.
+        """
+        group = self.space
+        if not isinstance(group, Group):
+            raise InputError(f"only links are moved packed, and {type(self).__name__} is on {group.name}")
+        return group.pack_algebra(self.force(group.from_motion(links), aux, strict=strict))
+
+    def motion_value(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """S of links in the layout of molecular dynamics, ``[batch]``, at the accept tolerance."""
+        group = self.space
+        if not isinstance(group, Group):
+            raise InputError(f"only links are moved packed, and {type(self).__name__} is on {group.name}")
+        return self.value(group.from_motion(links), aux, strict=strict)
+
     def energy(self, field: Tensor) -> Tensor:
         """S for each chain with its derivatives by the field, ``[batch]``; bosonic actions only.
 
@@ -131,6 +148,20 @@ class SumAction(Action):
         assert total is not None
         return total
 
+    def motion_value(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """Sum of the values."""
+        values = [term.motion_value(links, aux, strict=strict) for term in self.terms.values()]
+        return torch.stack(values).sum(0)
+
+    def motion_force(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """Sum of the forces."""
+        total: Tensor | None = None
+        for term in self.terms.values():
+            force = term.motion_force(links, aux, strict=strict)
+            total = force if total is None else total + force
+        assert total is not None
+        return total
+
     def pop_iterations(self) -> dict[str, Tensor]:
         """Iterations of all terms added."""
         total: dict[str, Tensor] = {}
@@ -181,10 +212,32 @@ class GaugeAction(Action):
 
     def force(self, field: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
         """dS/dw_a, ``[batch, mu, *lattice, n_generators]``."""
+        with torch.no_grad():
+            links = self.space.to_motion(field)
+            return self.space.unpack_algebra(self._packed_force(links, aux, strict))
+
+    def motion_value(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """S for each chain; by :meth:`value` where a subclass wrote its own."""
+        if type(self).value is not GaugeAction.value:
+            return super().motion_value(links, aux, strict=strict)
+        with torch.no_grad():
+            return self._motion_value(links, aux, strict)
+
+    def _motion_value(self, motion: Tensor, aux: Aux, strict: bool) -> Tensor:
+        links = self.space.motion_links(motion)
+        return self.packed_value(links, aux, tolerance="accept", strict=strict)
+
+    def motion_force(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
+        """dS/dw_a packed; by :meth:`force` where a subclass wrote its own."""
+        if type(self).force is not GaugeAction.force:
+            return super().motion_force(links, aux, strict=strict)
+        with torch.no_grad():
+            return self._packed_force(links, aux, strict)
+
+    def _packed_force(self, motion: Tensor, aux: Aux, strict: bool) -> Tensor:
+        """One backward pass through :meth:`packed_value`; actions with a closed form override it."""
         with torch.enable_grad():
-            links = self.space.pack(field.detach()).requires_grad_()
+            links = self.space.motion_links(motion).detach().requires_grad_()
             value = self.packed_value(links, aux, tolerance="md", strict=strict)
             (gradient,) = torch.autograd.grad(value.sum(), links)
-        with torch.no_grad():
-            force = self.space.algebra_gradient(links.detach(), gradient)
-            return self.space.unpack_algebra(force)
+        return self.space.algebra_gradient(links.detach(), gradient)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lattice_lightning.actions.base import Aux, GaugeAction
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.gauge import wilson_loops
+from lattice_lightning.gauge import wilson_force, wilson_loops, wilson_sum
 from lattice_lightning.groups import FieldSpace
+from lattice_lightning.groups.compiled import worth_fusing
 from lattice_lightning.lattice import Lattice
 
 __all__ = ["RECTANGLE_COEFFICIENTS", "ImprovedGauge", "WilsonGauge"]
@@ -47,6 +48,25 @@ class WilsonGauge(GaugeAction):
     def __init__(self, lattice: Lattice, group: FieldSpace, beta: float) -> None:
         super().__init__(lattice, group)
         self.beta = _finite("beta", beta)
+
+    def _packed_force(self, motion: Tensor, aux: Aux, strict: bool) -> Tensor:
+        """Closed form, fused, where that pays."""
+        if self._worth_fusing(motion):
+            force = wilson_force(self.space, self.lattice, motion, self.beta)
+            if force is not None:
+                return force
+        return super()._packed_force(motion, aux, strict)
+
+    def _motion_value(self, motion: Tensor, aux: Aux, strict: bool) -> Tensor:
+        """Fused, where that pays."""
+        if self._worth_fusing(motion):
+            total = wilson_sum(self.space, self.lattice, motion)
+            if total is not None:
+                return self.beta * total
+        return super()._motion_value(motion, aux, strict)
+
+    def _worth_fusing(self, motion: Tensor) -> bool:
+        return worth_fusing(motion[(0,) * (motion.ndim - self.lattice.ndim - 2)])
 
     def packed_value(self, links: Tensor, aux: Aux, *, tolerance: str, strict: bool) -> Tensor:
         """S for each chain."""

@@ -1,19 +1,24 @@
 """The hot loop of the Dirac operators: gather neighbours, multiply by links, add.
 
-Everything is real, chains innermost. ``matrices[c, i, j, k, n, b]`` is component c (real,
-imaginary) of entry (i, j) of the k-th hop into target site n of chain b; ``table[k, n]`` is the
-source site of that hop. Signs, phases and the factor 1/2 live inside the matrices.
-"""
+Everything is real, chains innermost. Signs, phases and the factor 1/2 live inside the matrices, which come
+in one of two layouts:
 
-import shutil
-import warnings
-from collections.abc import Callable
-from functools import cache
+* by hop, for plain torch: ``matrices[c, i, j, k, n, b]`` is component c (real, imaginary) of entry (i, j)
+  of the k-th hop into target site n of chain b, one array for each parity of the target;
+* by link, for kernels: ``links[l, ..., b]``, every link once for both parities, SU(2) as quaternions
+  ``[4]``, others as entries ``[i, j, c]``. What belongs to a link lies together: kernels that walk along
+  sites with the entries megabytes apart wait for the memory.
+
+``table[k, n]`` is the source site of a hop and ``link_table[k, n]`` its link; the second half of the hops
+are backwards and take minus the adjoint.
+"""
 
 import torch
 from torch import Tensor
 
-__all__ = ["COMPILE_FROM", "hop"]
+from lattice_lightning.groups.compiled import Fused
+
+__all__ = ["COMPILE_FROM", "hop", "hop_by_links"]
 
 # below this many (target site, chain) pairs, compiling costs more than it can ever return
 COMPILE_FROM = 1024
@@ -50,36 +55,43 @@ def _hop_fused(matrices: Tensor, psi: Tensor, table: Tensor) -> Tensor:
     return torch.stack([real, imag])
 
 
-#: shapes that have a kernel; past its limit of kernels a function the compiler would give up
-_KNOWN: set[tuple[object, ...]] = set()
-_MOST_KERNELS = 256
+def _hop_quaternions(links: Tensor, psi: Tensor, link_table: Tensor, table: Tensor) -> Tensor:
+    out: list[Tensor] = []
+    for k in range(table.shape[0]):
+        link, source = links[link_table[k]], psi[:, :, table[k]]
+        q0, q1, q2, q3 = link[:, 0], link[:, 1], link[:, 2], link[:, 3]
+        if 2 * k >= table.shape[0]:
+            q0 = -q0
+        ar, ai, br, bi = source[0, 0], source[1, 0], source[0, 1], source[1, 1]
+        terms = [
+            q0 * ar - q3 * ai + q2 * br - q1 * bi,
+            q0 * br + q3 * bi - q2 * ar - q1 * ai,
+            q0 * ai + q3 * ar + q2 * bi + q1 * br,
+            q0 * bi - q3 * br - q2 * ai + q1 * ar,
+        ]
+        out = [x + y for x, y in zip(out, terms, strict=True)] if out else terms
+    return torch.stack(out).unflatten(0, (2, 2))
 
 
-def _hop_compiled(matrices: Tensor, psi: Tensor, table: Tensor) -> Tensor:
-    kernel = _compiled()
-    key = (matrices.shape, psi.shape, psi.dtype, psi.device, torch.is_grad_enabled())
-    if key in _KNOWN or kernel is _hop_eager:
-        return kernel(matrices, psi, table)
-    with torch._dynamo.config.patch(recompile_limit=_MOST_KERNELS):
-        result = kernel(matrices, psi, table)
-    _KNOWN.add(key)
-    return result
+def _hop_matrices(links: Tensor, psi: Tensor, link_table: Tensor, table: Tensor) -> Tensor:
+    real = imag = None
+    for k in range(table.shape[0]):
+        link, source = links[link_table[k]], psi[:, :, table[k]]
+        for j in range(psi.shape[1]):
+            # rows stay an axis: unrolled, SU(3) compiles for a minute
+            if 2 * k < table.shape[0]:
+                mr, mi = link[:, :, j, 0], link[:, :, j, 1]
+            else:
+                mr, mi = -link[:, j, :, 0], link[:, j, :, 1]
+            pr, pi = source[0, j].unsqueeze(1), source[1, j].unsqueeze(1)
+            r, i = mr * pr - mi * pi, mr * pi + mi * pr
+            real, imag = (r, i) if real is None or imag is None else (real + r, imag + i)
+    assert real is not None and imag is not None
+    return torch.stack([real, imag]).transpose(1, 2)
 
 
-@cache
-def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    if torch.cuda.is_available() or shutil.which("g++") or shutil.which("c++"):
-        compiled: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(
-            _hop_fused, fullgraph=True, dynamic=False
-        )
-        return compiled
-    warnings.warn(
-        "no C++ compiler found: the Dirac operator runs in plain torch, several times slower; "
-        "install g++ to compile it",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-    return _hop_eager
+_fused_hop = Fused(_hop_fused, plain=_hop_eager)
+_fused_quaternions, _fused_matrices = Fused(_hop_quaternions), Fused(_hop_matrices)
 
 
 def hop(matrices: Tensor, psi: Tensor, table: Tensor, *, compiled: bool | None = None) -> Tensor:
@@ -95,5 +107,18 @@ def hop(matrices: Tensor, psi: Tensor, table: Tensor, *, compiled: bool | None =
     if compiled is None:
         compiled = psi.shape[2] * psi.shape[3] >= COMPILE_FROM
     if compiled:
-        return _hop_compiled(matrices, psi, table)
+        return _fused_hop(matrices, psi, table)
     return _hop_eager(matrices, psi, table)
+
+
+def hop_by_links(links: Tensor, psi: Tensor, link_table: Tensor, table: Tensor) -> Tensor:
+    """The same from links, ``[2, N, sites, batch]``, by a kernel.
+
+    Args:
+        links: ``[links, 4, batch]`` for SU(2), else ``[links, N, N, 2, batch]``.
+        psi: source field ``[2, N, source sites, batch]``.
+        link_table: link of every hop, integers ``[hops, sites]``.
+        table: source site of every hop, integers ``[hops, sites]``.
+    """
+    kernel = _fused_quaternions if links.ndim == 3 else _fused_matrices
+    return kernel(links, psi, link_table, table)

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.fermions.hop import hop
+from lattice_lightning.fermions.hop import COMPILE_FROM, hop, hop_by_links
 from lattice_lightning.fermions.solvers import Solution, multishift_cg
-from lattice_lightning.groups import FieldSpace, Group
+from lattice_lightning.groups import SU2, FieldSpace, Group
+from lattice_lightning.groups.compiled import compiler_found
 from lattice_lightning.lattice import Lattice
 
 __all__ = ["EVEN", "ODD", "HopMatrices", "StaggeredOperator"]
 
 EVEN, ODD = 0, 1
+#: matrices of the hops into even and into odd sites; one tensor twice where kernels take links
 HopMatrices = tuple[Tensor, Tensor]
 
 
@@ -81,6 +83,11 @@ class StaggeredOperator:
             torch.cat([position[self._forward[:, s]], position[self._backward[:, s]]])
             for s in sites
         ]
+        # link of every hop, in the same order
+        number = torch.arange(lattice.ndim).unsqueeze(1) * lattice.volume
+        self._link_tables = [
+            torch.cat([number + s, number + self._backward[:, s]]) for s in sites
+        ]
         self._cuda: dict[torch.device, StaggeredOperator] = {}
 
     def to(self, device: torch.device) -> "StaggeredOperator":
@@ -93,6 +100,7 @@ class StaggeredOperator:
                 setattr(twin, name, getattr(self, name).to(device))
             twin._sites = [s.to(device) for s in self._sites]
             twin._tables = [t.to(device) for t in self._tables]
+            twin._link_tables = [t.to(device) for t in self._link_tables]
             twin._cuda = {device: twin}
             self._cuda[device] = twin
         return self._cuda[device]
@@ -131,8 +139,18 @@ class StaggeredOperator:
         return matrices.flatten(4, 3 + self.lattice.ndim)
 
     def hop_matrices(self, links: Tensor) -> HopMatrices:
-        """Signed hops into even and into odd sites, ``[2, N, N, 2d, V/2, batch]`` each."""
+        """Signed hops into even and into odd sites, ``[2, N, N, 2d, V/2, batch]`` each.
+
+        Where the hop is compiled, every link once instead, the same tensor for both (see
+        :mod:`lattice_lightning.fermions.hop`).
+        """
         with torch.no_grad():
+            compiled = self.compiled
+            if compiled is None:
+                compiled = self.lattice.volume // 2 * links.shape[-1] >= COMPILE_FROM
+            if compiled and compiler_found():
+                by_link = self._weighted_links(links.detach())
+                return by_link, by_link
             m = self.link_matrices(links.detach())
             weighted = 0.5 * self._eta.unsqueeze(-1) * m
             transposed = weighted.transpose(1, 2)
@@ -153,7 +171,18 @@ class StaggeredOperator:
 
     def hop(self, matrices: HopMatrices, psi: Tensor, target: int) -> Tensor:
         """K psi on the sites of parity ``target``, from psi on the other parity."""
-        return hop(matrices[target], psi, self._tables[target], compiled=self.compiled)
+        m = matrices[target]
+        if m.ndim < 6:
+            return hop_by_links(m, psi, self._link_tables[target], self._tables[target])
+        return hop(m, psi, self._tables[target], compiled=self.compiled)
+
+    def _weighted_links(self, links: Tensor) -> Tensor:
+        """Signed links, each in one piece: ``[mu V, 4, batch]`` or ``[mu V, N, N, 2, batch]``."""
+        weight = 0.5 * self._eta.flatten().unsqueeze(-1)
+        flat = links.flatten(self.group.n_component_dims, -2) * weight
+        if isinstance(self.group, SU2):
+            return flat.transpose(0, 1).contiguous()
+        return flat.permute(3, 1, 2, 0, 4).contiguous()
 
     def normal(self, matrices: HopMatrices, psi: Tensor, parity: int) -> Tensor:
         """-K^2 psi = K K^dag psi on one parity; D D^dag = m^2 - K^2."""

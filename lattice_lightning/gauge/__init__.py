@@ -4,6 +4,7 @@ from lattice_lightning.gauge.paths import path_product, rectangle_path, wilson_l
 from lattice_lightning.gauge.smearing import stout
 from lattice_lightning.gauge.staples import extended_staples, staple_sum, straight_loop
 from lattice_lightning.gauge.starts import flip_centre_sector, set_sectors, start_field
+from lattice_lightning.gauge.wilson_kernels import wilson_force, wilson_sum
 
 __all__ = [
     "extended_staples",
@@ -15,5 +16,7 @@ __all__ = [
     "start_field",
     "stout",
     "straight_loop",
+    "wilson_force",
     "wilson_loops",
+    "wilson_sum",
 ]

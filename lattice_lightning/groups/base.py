@@ -6,7 +6,8 @@ coefficients are real tensors everywhere.
 
 *Packed* tensors (see :mod:`lattice_lightning.lattice`) hold real components first:
 SU(2) elements and their real linear combinations as quaternions ``[4, ...]``, every other group as
-real and imaginary parts ``[2, N, N, ...]``.
+real and imaginary parts ``[2, N, N, ...]``. A trajectory of molecular dynamics holds its links packed
+(U(1): angles, chains innermost) from start to end.
 """
 
 from abc import ABC, abstractmethod
@@ -87,6 +88,24 @@ class Group(FieldSpace):
     def unpack_algebra(self, omega: Tensor) -> Tensor:
         """Inverse of :meth:`pack_algebra`."""
         return omega.movedim(0, -1).movedim(-2, 0).contiguous()
+
+    # -- molecular dynamics --------------------------------------------------------------------
+
+    def to_motion(self, links: Tensor) -> Tensor:
+        """Public links to the layout that molecular dynamics moves."""
+        return self.pack(links)
+
+    def from_motion(self, links: Tensor) -> Tensor:
+        """Inverse of :meth:`to_motion`."""
+        return self.unpack(links)
+
+    def motion_links(self, links: Tensor) -> Tensor:
+        """Packed links of the layout of molecular dynamics."""
+        return links
+
+    def move(self, links: Tensor, omega: Tensor) -> Tensor:
+        """exp(i w_a T_a) U in the layout of molecular dynamics, w packed; without derivatives."""
+        return self.mul(self.exp(omega), links)
 
     # -- packed arithmetic ---------------------------------------------------------------------
 

@@ -40,6 +40,22 @@ class U1(Group):
         """The packed layout is the matrix layout."""
         return packed
 
+    def to_motion(self, links: Tensor) -> Tensor:
+        """Angles ``[mu, *lattice, batch]``."""
+        return links.movedim(0, -1).contiguous()
+
+    def from_motion(self, links: Tensor) -> Tensor:
+        """Angles ``[batch, mu, *lattice]``, not wrapped."""
+        return links.movedim(-1, 0).contiguous()
+
+    def motion_links(self, links: Tensor) -> Tensor:
+        """Cosine and sine."""
+        return torch.stack([links.cos(), links.sin()])[:, None, None]
+
+    def move(self, links: Tensor, omega: Tensor) -> Tensor:
+        """Angle + w, not wrapped."""
+        return links + omega[0]
+
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         """Product a b."""
         return product(a, b, complex_product)

@@ -3,7 +3,7 @@
 HMC (Phys. Lett. B 195, 216) moves with the force of the target. Self-learning HMC (1909.02255,
 2103.11965) moves with the force of an effective action S_theta and accepts with the target:
 delta_H = S[U'] + K' - S[U] - K with the same pseudofermions. Any reversible, area-preserving
-motion is exact, however bad the effective action.
+motion is exact, however bad the effective action. Links stay packed throughout a trajectory.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from lattice_lightning.actions import Action, Aux, SumAction
+from lattice_lightning.actions.scaled import require_bosonic
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.samplers.integrators import Force, Level, integrate
+from lattice_lightning.groups import U1, Group
+from lattice_lightning.samplers.integrators import Force, Level, LinkMotion, integrate
 from lattice_lightning.samplers.kernel import Kernel, State, Trajectory
 
 __all__ = ["HMC", "SelfLearningHMC"]
@@ -29,10 +31,14 @@ class SelfLearningHMC(Kernel):
         levels: time scales, outermost first; or an integer number of Omelyan steps.
         random_length: draw the length of each trajectory uniformly from half to three halves of
             ``trajectory_length`` (the number of steps stays), against resonances.
+        precision: ``64``, or ``32`` for molecular dynamics of pure gauge theory in single precision.
+            The end is put back on the group and both ends are weighed in double precision; the motion
+            runs back up to rounding in single precision (see :meth:`reversal_error`).
 
     Raises:
         InputError: for a length that is not positive, a level that names no term of the effective
-            action, a term that no level or two levels have, or actions on different fields.
+            action, a term that no level or two levels have, actions on different fields, or another
+            precision than double for scalars or pseudofermions.
 
     Example:
         >>> from lattice_lightning.actions import WilsonGauge
@@ -56,9 +62,18 @@ class SelfLearningHMC(Kernel):
         trajectory_length: float = 1.0,
         levels: int | Sequence[Level] = 5,
         random_length: bool = False,
+        precision: str = "64",
     ) -> None:
         if not trajectory_length > 0:
             raise InputError(f"trajectory_length must be positive, got {trajectory_length}")
+        if str(precision) not in ("32", "64"):
+            raise InputError(f"precision of molecular dynamics must be 64 or 32, got {precision!r}")
+        if str(precision) == "32":
+            if not isinstance(target.space, Group):
+                raise InputError(
+                    f"only links move in single precision, got {target.space.name}; use precision=64"
+                )
+            require_bosonic(target, "molecular dynamics in single precision")
         if effective.lattice != target.lattice or effective.space.name != target.space.name:
             raise InputError(
                 f"effective action on {effective.space.name}, lattice {effective.lattice.shape}, "
@@ -67,6 +82,7 @@ class SelfLearningHMC(Kernel):
         self.target, self.effective = target, effective
         self.lattice, self.space = target.lattice, target.space
         self.trajectory_length, self.random_length = float(trajectory_length), random_length
+        self.precision = str(precision)
         self.levels = (Level(levels),) if isinstance(levels, int) else tuple(levels)
         self._level_actions = self._assign(effective.parts())
 
@@ -105,16 +121,70 @@ class SelfLearningHMC(Kernel):
         start = state.field
         # counts of somebody else's solves with the same action are not ours
         self.target.pop_iterations(), self.effective.pop_iterations()
-        aux, action_start = self.target.refresh(start, rng)
-        momentum = self.space.momentum(start, rng)
+        motion = self._enter(start)
+        aux, action_start = self._refresh(start, motion, rng)
+        momentum, kinetic_start = self._draw_momentum(start, rng)
         length = self.trajectory_length
         if self.random_length:
             uniform = torch.rand((), generator=rng, dtype=torch.float64, device=rng.device)
             length *= 0.5 + float(uniform)
-        end, last = integrate(self.space, start, momentum, self.forces(aux), length)
-        action_end = self.target.value(end, aux, strict=False)
-        delta = self.space.kinetic(last) - self.space.kinetic(momentum) + action_end - action_start
+        end, motion, _, kinetic_end = self._move(motion, momentum, aux, length)
+        action_end = self._value(motion, aux, strict=False)
+        delta = kinetic_end - kinetic_start + action_end - action_start
         return Trajectory(start, end, aux, action_start, action_end, delta, self._iterations())
+
+    # a trajectory holds links and momenta in the layout of molecular dynamics, scalars as they are
+
+    def _enter(self, field: Tensor) -> Tensor:
+        return self.space.to_motion(field) if isinstance(self.space, Group) else field
+
+    def _value(self, motion: Tensor, aux: Aux, strict: bool) -> Tensor:
+        if isinstance(self.space, Group):
+            return self.target.motion_value(motion, aux, strict=strict)
+        return self.target.value(motion, aux, strict=strict)
+
+    def _refresh(self, field: Tensor, motion: Tensor, rng: torch.Generator) -> tuple[Aux, Tensor]:
+        if type(self.target).refresh is Action.refresh:
+            # draws nothing: the value alone, the way that the end gets it
+            return {}, self._value(motion, {}, strict=True)
+        return self.target.refresh(field, rng)
+
+    def _draw_momentum(self, field: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Momenta as the trajectory holds them, and their kinetic energy."""
+        group = self.space
+        if not isinstance(group, Group):
+            momentum = group.momentum(field, rng)
+            return momentum, group.kinetic(momentum)
+        if self.precision == "64":
+            momentum = group.momentum(field, rng)
+        else:
+            # normal numbers in single precision cost a seventh
+            shape = (*group.site_shape(field), group.n_generators)
+            momentum = torch.randn(shape, generator=rng, dtype=torch.float32, device=rng.device)
+        return group.pack_algebra(momentum), group.kinetic(momentum.double())
+
+    def _move(
+        self, motion: Tensor, momentum: Tensor, aux: Aux, length: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The end in the public layout and as the trajectory holds it, its momenta and their energy."""
+        group = self.space
+        if not isinstance(group, Group):
+            end, last = integrate(group, motion, momentum, self.forces(aux), length)
+            return end, end, last, group.kinetic(last)
+
+        def bind(action: Action) -> Force:
+            return lambda links: action.motion_force(links, aux, strict=False)
+
+        forces = [(level, bind(a)) for level, a in zip(self.levels, self._level_actions, strict=True)]
+        links = motion if self.precision == "64" else motion.float()
+        links, last = integrate(LinkMotion(group), links, momentum, forces, length)
+        end = group.from_motion(links.to(motion.dtype))
+        if self.precision == "32":
+            # angles have nothing to put back
+            end = end if isinstance(group, U1) else group.reunitarise(end)
+            links = group.to_motion(end)
+        energy = 0.5 * last.double().square().flatten(0, -2).sum(0)
+        return end, links, last, energy
 
     def _iterations(self) -> dict[str, Tensor]:
         counts = dict(self.target.pop_iterations())
@@ -127,13 +197,13 @@ class SelfLearningHMC(Kernel):
 
         Of the order of the solver's MD tolerance; a kernel is usable where it stays below 1e-4.
         """
-        aux, action = self.target.refresh(state.field, rng)
-        momentum = self.space.momentum(state.field, rng)
-        forces, length = self.forces(aux), self.trajectory_length
-        end, last = integrate(self.space, state.field, momentum, forces, length)
-        back, again = integrate(self.space, end, -last, forces, length)
-        kinetic = self.space.kinetic(again) - self.space.kinetic(momentum)
-        error = (kinetic + self.target.value(back, aux) - action).abs()
+        motion = self._enter(state.field)
+        aux, action = self._refresh(state.field, motion, rng)
+        momentum, kinetic = self._draw_momentum(state.field, rng)
+        length = self.trajectory_length
+        _, motion, last, _ = self._move(motion, momentum, aux, length)
+        _, motion, _, kinetic_back = self._move(motion, -last, aux, length)
+        error = (kinetic_back - kinetic + self._value(motion, aux, strict=True) - action).abs()
         self._iterations()
         return error
 
@@ -158,5 +228,6 @@ class HMC(SelfLearningHMC):
         trajectory_length: float = 1.0,
         levels: int | Sequence[Level] = 5,
         random_length: bool = False,
+        precision: str = "64",
     ) -> None:
-        super().__init__(target, target, trajectory_length, levels, random_length)
+        super().__init__(target, target, trajectory_length, levels, random_length, precision)

@@ -7,14 +7,15 @@ second-order scheme two and the fourth-order scheme five.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lattice_lightning.exceptions import InputError
-from lattice_lightning.groups import FieldSpace
+from lattice_lightning.groups import Group
 
-__all__ = ["SCHEMES", "Level", "integrate"]
+__all__ = ["SCHEMES", "Level", "LinkMotion", "integrate"]
 
 _LAMBDA = 0.1931833275037836
 _R = (0.08398315262876693, 0.2539785108410595, 0.6822365335719091, -0.03230286765269967)
@@ -31,6 +32,25 @@ SCHEMES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 Force = Callable[[Tensor], Tensor]
+
+
+class Mover(Protocol):
+    """What moves a field; every field space does."""
+
+    def evolve(self, field: Tensor, omega: Tensor) -> Tensor:
+        """The field moved along algebra coefficients."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinkMotion:
+    """Moves links in their group's layout of molecular dynamics, packed coefficients."""
+
+    group: Group
+
+    def evolve(self, field: Tensor, omega: Tensor) -> Tensor:
+        """exp(i w_a T_a) U."""
+        return self.group.move(field, omega)
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,7 @@ class Level:
 
 
 def integrate(
-    space: FieldSpace,
+    space: Mover,
     field: Tensor,
     momentum: Tensor,
     levels: Sequence[tuple[Level, Force]],
@@ -82,7 +102,7 @@ def integrate(
     kicks, drifts = SCHEMES[level.scheme]
     step = length / level.n_steps
     with torch.no_grad():
-        momentum = momentum - kicks[0] * step * force(field)
+        momentum = torch.sub(momentum, force(field), alpha=kicks[0] * step)
         for n in range(level.n_steps):
             for k, drift in enumerate(drifts):
                 if len(levels) > 1:
@@ -92,5 +112,5 @@ def integrate(
                 kick = kicks[k + 1]
                 if k == len(drifts) - 1 and n < level.n_steps - 1:
                     kick += kicks[0]
-                momentum = momentum - kick * step * force(field)
+                momentum = torch.sub(momentum, force(field), alpha=kick * step)
     return field, momentum
