@@ -137,6 +137,7 @@ def _averages(axes: Axes, label: str, rows: Mapping[str, Any]) -> None:
     )
     axes.set_yticks(range(len(rows)), list(rows), fontsize=7)
     axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(label.replace("_", " "))
     axes.legend(fontsize=7)
 

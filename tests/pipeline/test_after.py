@@ -1,6 +1,7 @@
 """What is done with a finished run: report, publish, rows from a checkpoint; generate and measure."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def cells_of(table):
 
 def test_table_says_what_a_trajectory_costs(finished):
     summary, _, _ = finished
-    entries = result_rows(summary, "command")
+    entries = deepcopy(result_rows(summary, "command"))
     sampling = entries[1]["summary"]["sampling"]
     sampling["solver_iterations"] = {"md": 200.4, "accept": 99.6}
     sampling.update(acceptance={"value": 0.75, "error": 0.01}, n_chains=8, n_steps=50, n_effective=20.0)
@@ -58,7 +59,7 @@ def test_table_says_what_a_trajectory_costs(finished):
 
 
 def test_table_without_a_solver_has_no_iterations(finished):
-    entries = result_rows(finished[0], "command")
+    entries = deepcopy(result_rows(finished[0], "command"))
     for entry in entries:
         entry["summary"]["sampling"]["solver_iterations"] = {"md": None, "accept": None}
     table = markdown_table(entries)
