@@ -149,12 +149,16 @@ class SumAction(Action):
         return total
 
     def motion_value(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
-        """Sum of the values."""
+        """Sum of the values; by :meth:`value` where a subclass wrote its own."""
+        if type(self).value is not SumAction.value:
+            return super().motion_value(links, aux, strict=strict)
         values = [term.motion_value(links, aux, strict=strict) for term in self.terms.values()]
         return torch.stack(values).sum(0)
 
     def motion_force(self, links: Tensor, aux: Aux, *, strict: bool = True) -> Tensor:
-        """Sum of the forces."""
+        """Sum of the forces; by :meth:`force` where a subclass wrote its own."""
+        if type(self).force is not SumAction.force:
+            return super().motion_force(links, aux, strict=strict)
         total: Tensor | None = None
         for term in self.terms.values():
             force = term.motion_force(links, aux, strict=strict)

@@ -66,7 +66,9 @@ class WilsonGauge(GaugeAction):
         return super()._motion_value(motion, aux, strict)
 
     def _worth_fusing(self, motion: Tensor) -> bool:
-        return worth_fusing(motion[(0,) * (motion.ndim - self.lattice.ndim - 2)])
+        # the closed forms are of this action alone, not of a subclass that adds to it
+        own = type(self).packed_value is WilsonGauge.packed_value
+        return own and worth_fusing(motion[(0,) * (motion.ndim - self.lattice.ndim - 2)])
 
     def packed_value(self, links: Tensor, aux: Aux, *, tolerance: str, strict: bool) -> Tensor:
         """S for each chain."""

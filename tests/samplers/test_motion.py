@@ -98,6 +98,49 @@ def test_own_force_of_an_action_is_the_one_that_moves(rng):
     assert WilsonGauge(LATTICE, group, 2.0).motion_force(group.to_motion(links), {}).abs().max() > 0.1
 
 
+def by_subclass(method):
+    """An action whose subclass adds to one method, and whose sum does; ``[terms]`` of SU(2)."""
+    group = SU2()
+    improved, wilson = ImprovedGauge(LATTICE, group, 0.7), WilsonGauge(LATTICE, group, 2.0)
+
+    def packed_value(self, links, aux, *, tolerance, strict):
+        plain = WilsonGauge.packed_value(self, links, aux, tolerance=tolerance, strict=strict)
+        return plain + improved.packed_value(links, aux, tolerance=tolerance, strict=strict)
+
+    def value(self, field, aux, **options):
+        return super(type(self), self).value(field, aux, **options) + improved.value(field, aux)
+
+    def force(self, field, aux, **options):
+        return super(type(self), self).force(field, aux, **options) + improved.force(field, aux)
+
+    base, name = method.split(".")
+    own = {"packed_value": packed_value, "value": value, "force": force}[name]
+    if base == "WilsonGauge":
+        return type("Own", (WilsonGauge,), {name: own})(LATTICE, group, 2.0)
+    return type("Own", (SumAction,), {name: own})({"one": wilson, "other": WilsonGauge(LATTICE, group, 0.5)})
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["WilsonGauge.packed_value", "WilsonGauge.value", "WilsonGauge.force", "SumAction.value", "SumAction.force"],
+)
+@pytest.mark.usefixtures("fused")
+def test_what_a_subclass_adds_is_what_moves_and_accepts(method, rng):
+    """Else HMC would sample another action than the one it was given."""
+    action = by_subclass(method)
+    group = action.space
+    links = group.hot(LATTICE, 3, rng)
+    motion = group.to_motion(links)
+    torch.testing.assert_close(action.motion_value(motion, {}), action.value(links, {}), rtol=0, atol=1e-10)
+    force = group.unpack_algebra(action.motion_force(motion, {}))
+    torch.testing.assert_close(force, action.force(links, {}), rtol=0, atol=1e-12)
+    if method == "WilsonGauge.packed_value":
+        w, step = group.momentum(links, rng), 1e-5
+        ends = [action.value(group.evolve(links, sign * step * w), {}) for sign in (1, -1)]
+        change = (force * w).flatten(1).sum(1)
+        torch.testing.assert_close(change, (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("group", [U1(), SU2(), SUN(3)], ids=lambda g: g.name)
 def test_single_precision_runs_back_and_ends_on_the_group(group, rng):
     kernel = HMC(WilsonGauge(LATTICE, group, 2.0), levels=6, precision="32")
