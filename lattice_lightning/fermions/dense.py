@@ -90,7 +90,7 @@ class DenseStaggeredOperator:
         u = torch.complex(matrices[0], matrices[1]).flatten(3, -2).permute(4, 2, 3, 0, 1)
         device, n, half = u.device, self.group.n_colors, self.lattice.volume // 2
         even = self._even.to(device)[:, None, None]
-        blocks = torch.where(even, u, -u.mH) * self._signs.to(device)[:, :, None, None]
+        blocks = torch.where(even, u, -u.mH) * self._signs.to(device, matrices.dtype)[:, :, None, None]
         sites = u.new_zeros(u.shape[0], half * half, n, n)
         sites = sites.index_add(1, self._places.to(device), blocks.flatten(1, 2))
         matrix = sites.reshape(-1, half, half, n, n).permute(0, 1, 3, 2, 4)

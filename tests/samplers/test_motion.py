@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lattice_lightning.actions import ImprovedGauge, Phi4, StaggeredFermion, SumAction, WilsonGauge
+from lattice_lightning.actions import DenseStaggered, ImprovedGauge, Phi4, StaggeredFermion, SumAction, WilsonGauge
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import SU2, SUN, U1
 from lattice_lightning.groups.compiled import Fused
@@ -151,6 +151,14 @@ def test_single_precision_runs_back_and_ends_on_the_group(group, rng):
     assert trajectory.end.dtype == start.dtype
     assert trajectory.delta_H.dtype == torch.float64
     assert group.defect(trajectory.end).max() < 1e-13
+
+
+@pytest.mark.parametrize("group", [U1(), SU2(), SUN(3)], ids=lambda g: g.name)
+def test_single_precision_moves_with_a_dense_determinant(group, rng):
+    kernel = HMC(DenseStaggered(LATTICE, group, 0.5), levels=6, precision="32")
+    trajectory = kernel.propose(rng, kernel.init(group.hot(LATTICE, 4, rng), rng))
+    assert trajectory.delta_H.dtype == torch.float64
+    assert trajectory.delta_H.abs().max() < 0.1
 
 
 @pytest.mark.parametrize("group", [U1(), SU2()], ids=lambda g: g.name)
