@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from lattice_lightning.actions import DenseStaggered, ImprovedGauge, Phi4, StaggeredFermion, SumAction, WilsonGauge
+from lattice_lightning.actions import (
+    DenseStaggered,
+    ImprovedGauge,
+    Phi4,
+    StaggeredFermion,
+    SumAction,
+    WilsonGauge,
+)
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.groups import SU2, SUN, U1
 from lattice_lightning.groups.compiled import Fused
