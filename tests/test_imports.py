@@ -12,7 +12,7 @@ import lattice_lightning
 PACKAGE = Path(lattice_lightning.__file__).parent
 # a module may import from entries before its own, and from its own
 LAYOUT = [
-    "exceptions", "parallel", "seeds", "lattice", "groups", "gauge", "fermions", "actions", "observables", "samplers", "metrics",
+    "exceptions", "files", "parallel", "seeds", "lattice", "groups", "gauge", "fermions", "actions", "observables", "samplers", "metrics",
     "analysis", "models", "methods", "data", "callbacks", "testing", "pipeline", "cli",
 ]
 MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))

@@ -5,7 +5,7 @@ from lattice_lightning.data.ensemble import Ensemble, EnsembleWriter
 from lattice_lightning.data.formats import check_links, read_configuration, write_configuration
 from lattice_lightning.data.ildg import read_ildg, write_ildg
 from lattice_lightning.data.labels import Labels, labels_to_resume, measure_labels
-from lattice_lightning.data.streaming import PairStream, TrajectoryData, batch_of, save_atomically
+from lattice_lightning.data.streaming import PairStream, TrajectoryData, batch_of
 
 __all__ = [
     "Ensemble",
@@ -20,7 +20,6 @@ __all__ = [
     "read_bridge",
     "read_configuration",
     "read_ildg",
-    "save_atomically",
     "write_bridge",
     "write_configuration",
     "write_ildg",

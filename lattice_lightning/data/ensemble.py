@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lattice_lightning import __version__
 from lattice_lightning.data.lock import Lock
-from lattice_lightning.data.streaming import save_atomically
 from lattice_lightning.exceptions import FormatError, InputError, ResumeError
+from lattice_lightning.files import save_atomically
 
 __all__ = ["Ensemble", "EnsembleWriter"]
 

@@ -5,7 +5,6 @@ the state of its chain: several rows train on one stream, a killed run goes on w
 chains stay on the training device.
 """
 
-import os
 import shutil
 import tempfile
 import weakref
@@ -20,20 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lattice_lightning.exceptions import InputError, ResumeError
+from lattice_lightning.files import save_atomically
 from lattice_lightning.samplers import FailureCount, Kernel, State, Trajectory
 
-__all__ = ["PairStream", "TrajectoryData", "batch_of", "save_atomically"]
-
-
-def save_atomically(path: Path, payload: Any) -> None:
-    """torch.save to a partial file, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("wb") as file:
-        torch.save(payload, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+__all__ = ["PairStream", "TrajectoryData", "batch_of"]
 
 
 class PairStream:

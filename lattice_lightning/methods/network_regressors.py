@@ -24,12 +24,12 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from lattice_lightning.exceptions import FormatError, InputError
+from lattice_lightning.files import save_atomically
 from lattice_lightning.groups import FieldSpace, Group, from_name
 from lattice_lightning.methods.regressor_files import (
     digest_of,
     read_weights,
     require_same_fit,
-    write_weights,
 )
 from lattice_lightning.methods.surrogate_regression import LabelledData, SurrogateRegression
 from lattice_lightning.models.lcnn import LCNN, lattice_of
@@ -174,7 +174,7 @@ class NetworkRegressor(Regressor):
         method.take_best()
         if folder is not None:
             fitted = {"origin": method.origin, "state_dict": method.state_dict()}
-            write_weights(folder / "weights.pt", fitted)
+            save_atomically(folder / "weights.pt", fitted)
         return method.to(self.device).eval()
 
     def _method(self, shape: Sequence[int], n_batches: int) -> SurrogateRegression:
@@ -237,7 +237,7 @@ class NetworkRegressor(Regressor):
         if self._model is None:
             raise InputError(f"{type(self).__name__} is saved after fit({self.takes}, labels)")
         origin = {"regressor": type(self).__name__, "config": self.config, "shape": list(self._shape())}
-        write_weights(Path(path), {"origin": origin, "state_dict": self._model.state_dict()})
+        save_atomically(Path(path), {"origin": origin, "state_dict": self._model.state_dict()})
         return Path(path)
 
     @classmethod

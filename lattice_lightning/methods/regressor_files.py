@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from lattice_lightning.exceptions import FormatError, InputError, ResumeError
 
-__all__ = ["digest_of", "read_weights", "require_same_fit", "write_weights"]
+__all__ = ["digest_of", "read_weights", "require_same_fit"]
 
 
 def digest_of(*arrays: npt.NDArray[Any]) -> str:
@@ -42,17 +41,6 @@ def require_same_fit(found: dict[str, Any], wanted: dict[str, Any], folder: Path
                 f"{folder} holds a fit of other {what}: {found.get(key)}, wanted {wanted[key]}; give "
                 "another folder, or delete it to train anew"
             )
-
-
-def write_weights(path: Path, payload: dict[str, Any]) -> None:
-    """torch.save to a partial file, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("wb") as file:
-        torch.save(payload, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_weights(path: Path) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lattice_lightning.data import Ensemble, PairStream, save_atomically
+from lattice_lightning.data import Ensemble, PairStream
 from lattice_lightning.exceptions import InputError
+from lattice_lightning.files import save_atomically
 from lattice_lightning.parallel import joined
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.compose import differences

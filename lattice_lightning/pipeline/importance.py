@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lattice_lightning.data import save_atomically
+from lattice_lightning.files import save_atomically
 from lattice_lightning.models import ContinuousFlow, FlowModel, step_halving
 from lattice_lightning.parallel import joined
 from lattice_lightning.pipeline.build import System

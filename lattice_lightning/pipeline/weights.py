@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from lattice_lightning import __version__
-from lattice_lightning.data import save_atomically
 from lattice_lightning.exceptions import FormatError, InputError
+from lattice_lightning.files import save_atomically
 from lattice_lightning.methods import ActionRegression
 from lattice_lightning.methods.flow_method import FlowMethod
 from lattice_lightning.models import FlowModel

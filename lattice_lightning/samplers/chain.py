@@ -1,6 +1,5 @@
 """The chain loop: the only one, used by datamodule, callback and command line alike."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lattice_lightning.exceptions import ChainError, InputError, ResumeError
+from lattice_lightning.files import save_atomically
 from lattice_lightning.observables import Observable
 from lattice_lightning.samplers.kernel import Info, Kernel, State
 
@@ -84,13 +84,7 @@ class ChainCheckpoint:
             "rng": [rng.get_state() for rng in rngs],
             "history": history.as_dict(),
         }
-        partial = self.path.with_suffix(self.path.suffix + ".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        save_atomically(self.path, payload)
 
     def load(
         self, rngs: Sequence[torch.Generator], shape: torch.Size
