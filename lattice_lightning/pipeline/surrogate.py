@@ -24,6 +24,7 @@ from lattice_lightning.analysis.surrogates import (
     surrogate_table,
     write_surrogate_report,
 )
+from lattice_lightning.analysis.tables import markdown_lines
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.build import System
 from lattice_lightning.pipeline.checks import check_numbers
@@ -177,7 +178,9 @@ def _rows(
                 rows[label][key], pictures[label][key] = entry, picture
     if not any(rows.values()):
         raise InputError("no surrogate could be used:\n  " + "\n  ".join(failed))
-    return rows, pictures, failed
+    # a label that none could be used for has no table and no figure; why stands in what failed
+    used = [label for label, found in rows.items() if found]
+    return {label: rows[label] for label in used}, {label: pictures[label] for label in used}, failed
 
 
 def _described(place: Place) -> dict[str, Any]:
@@ -207,9 +210,7 @@ def _publish(
                 "parameters": {**parameters, "label": label}, "summary": {**common, "correction": row},
             })
         lines += [f"{label.replace('_', ' ')}:", ""] if several else []
-        lines += ["| " + " | ".join(HEADER) + " |", "| --- " * len(HEADER) + "|"]
-        table = surrogate_table(rows, summary["cheaper"][label])
-        lines += ["| " + " | ".join(line) + " |" for line in table] + [""]
+        lines += [*markdown_lines(HEADER, surrogate_table(rows, summary["cheaper"][label])), ""]
     write_results(target, folder, entries, "\n".join(lines).rstrip())
     for k, (label, rows) in enumerate(summary["surrogates"].items()):
         name = "figure.png" if k == 0 else f"figure_{label}.png"

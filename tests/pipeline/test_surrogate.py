@@ -262,6 +262,22 @@ def test_one_surrogate_that_cannot_be_used_leaves_the_others(finished, tmp_path)
     assert "never varies" in (run_of(tmp_path) / "report.html").read_text()
 
 
+def test_a_label_without_a_usable_surrogate_leaves_the_others(finished, tmp_path):
+    folder, _ = finished
+    stored = {p: str(run_of(folder) / "ensembles" / p) for p in ("here", "neighbour")}
+    regressors = {
+        name: {"features": list(LOOPS), "labels": [label], "model": {**RIDGE, "ridge": penalty}}
+        for name, label, penalty in (("loops", "trace_inverse_2", 1e-3), ("nothing", "susceptibility", 1e300))
+    }
+    target = tmp_path / "published"
+    config = small(tmp_path, **{"surrogate.stored": stored, "surrogate.regressors": regressors})
+    summary = surrogate({**config, "publish": str(target)}, QUIET)
+    assert list(summary["surrogates"]) == ["trace_inverse_2"]
+    assert len(summary["failed"]) == 2 and all(f.startswith("susceptibility") for f in summary["failed"])
+    assert "never varies" in (run_of(tmp_path) / "report.html").read_text()
+    assert json.loads((target / "results.json").read_text())[0]["row"] == "loops"
+
+
 def test_the_scale_is_no_bias_of_its_own(finished):
     """The mean of an approximation that is right on the training set stays where it was."""
     _, summary = finished
