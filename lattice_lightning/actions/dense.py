@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lattice_lightning.actions.base import Aux, GaugeAction
-from lattice_lightning.exceptions import ConvergenceError, InputError
+from lattice_lightning.exceptions import InputError
 from lattice_lightning.fermions.dense import DenseStaggeredOperator
 from lattice_lightning.groups import FieldSpace
 from lattice_lightning.lattice import Lattice
@@ -68,12 +68,7 @@ class _MinusLogDet(torch.autograd.Function):
     def forward(
         ctx: Any, hops: Tensor, operator: DenseStaggeredOperator, mass: float, strict: bool
     ) -> Tensor:
-        factor, failed = torch.linalg.cholesky_ex(operator.normal(hops, mass))
-        if strict and bool(failed.any()):
-            raise ConvergenceError(
-                f"the dense operator of mass {mass} has no Cholesky factor in chain "
-                f"{int(failed.argmax())}: its links are not finite, or the mass is lost in rounding"
-            )
+        factor, failed = operator.factor(hops, mass, strict=strict)
         diagonal = factor.diagonal(dim1=1, dim2=2).real
         value = -2 * diagonal.log().sum(1)
         if ctx.needs_input_grad[0]:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from lattice_lightning.analysis.errors import format_error
 from lattice_lightning.analysis.html import STYLE, html_image, html_table, write_html
+from lattice_lightning.analysis.tables import markdown_lines
 
 __all__ = [
     "HEADER", "classical_figure", "classical_markdown", "classical_table", "judgement_lines",
@@ -94,12 +95,11 @@ def classical_markdown(summary: Mapping[str, Any]) -> str:
     """Tables of an experiment's README, one a quantity; the best setting in bold."""
     text = []
     for name, found in summary["quantities"].items():
-        text += [f"**{name.replace('_', ' ')}**", "", "| " + " | ".join(HEADER) + " |",
-                 "| --- " * len(HEADER) + "|"]
-        for line in classical_table(found["settings"]):
-            first = f"**{line[0]}**" if line[0] == found["best"] else line[0]
-            text.append("| " + " | ".join([first, *line[1:]]) + " |")
-        text.append("")
+        lines = [
+            [f"**{first}**" if first == found["best"] else first, *rest]
+            for first, *rest in classical_table(found["settings"])
+        ]
+        text += [f"**{name.replace('_', ' ')}**", "", *markdown_lines(HEADER, lines), ""]
     text += [NOTE, "Bold: the smallest merit, configurations given.", ""]
     return "\n".join([*text, *[f"- {line}" for line in judgement_lines(summary["judgement"])]])
 

@@ -5,15 +5,12 @@ from math import isfinite, sqrt
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from lattice_lightning.analysis.errors import estimate
+from lattice_lightning.analysis.errors import Array, estimate
 from lattice_lightning.exceptions import InputError
 
 __all__ = ["Moments"]
-
-Array = npt.NDArray[np.float64]
 
 
 def _numpy(series: Tensor | Array) -> Array:

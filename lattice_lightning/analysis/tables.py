@@ -1,7 +1,7 @@
 """Numbers with errors, and the table of a summary, as text."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import hypot, sqrt
 from typing import Any
 
@@ -11,8 +11,18 @@ from lattice_lightning.analysis.errors import format_entry
 
 __all__ = [
     "FLOW_COLUMNS", "HALVED", "doubts", "enough_draws", "flow_cells", "halving_cell", "has_weights",
-    "rows_of", "shared_observables", "summary_table",
+    "markdown_lines", "rows_of", "shared_observables", "summary_table",
 ]
+
+
+def markdown_lines(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """A table as lines of markdown.
+
+    Example:
+        >>> markdown_lines(("a", "b"), [("1", "2")])
+        ['| a | b |', '| --- | --- |', '| 1 | 2 |']
+    """
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)]
 
 
 def rows_of(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -2,7 +2,8 @@
 
 K couples even with odd sites only; with A = K_eo (rows even, columns odd, colour innermost) and
 K_oe = -A^dag, (D D^dag)_ee = m^2 + A A^dag. Nothing is shared with the hop and its solver but the
-conventions: neighbours, signs and phases are worked out from coordinates, here once more.
+conventions and the check of what it is given: neighbours, signs and phases are worked out from
+coordinates, here once more.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lattice_lightning.exceptions import InputError
-from lattice_lightning.groups import FieldSpace, Group
+from lattice_lightning.exceptions import ConvergenceError, InputError
+from lattice_lightning.fermions.staggered import staggered_setting
+from lattice_lightning.groups import FieldSpace
 from lattice_lightning.lattice import Lattice
 
 __all__ = ["MAX_DENSE_SIZE", "DenseStaggeredOperator"]
@@ -44,22 +46,14 @@ class DenseStaggeredOperator:
     def __init__(
         self, lattice: Lattice, group: FieldSpace, boundary: Sequence[int] | None = None
     ) -> None:
-        lattice.require_even("the staggered operator")
-        if not isinstance(group, Group):
-            raise InputError(f"staggered fermions need a gauge group, got {group.name}")
-        if boundary is None:
-            boundary = (1,) * (lattice.ndim - 1) + (-1,)
-        if len(boundary) != lattice.ndim or any(phase not in (1, -1) for phase in boundary):
-            raise InputError(
-                f"boundary needs {lattice.ndim} phases of +1 or -1, got {list(boundary)}"
-            )
-        self.size = lattice.volume // 2 * group.n_colors
+        self.group, boundary = staggered_setting(lattice, group, boundary)
+        self.size = lattice.volume // 2 * self.group.n_colors
         if self.size > MAX_DENSE_SIZE:
             raise InputError(
                 f"a dense matrix of {self.size} rows is too large, at most {MAX_DENSE_SIZE}: use a smaller "
                 "lattice, or StaggeredFermion"
             )
-        self.lattice, self.group = lattice, group
+        self.lattice = lattice
         x = lattice.coordinates().flatten(1)
         extents = torch.tensor(lattice.shape).unsqueeze(1)
         strides = torch.tensor([extents[mu + 1 :].prod() for mu in range(lattice.ndim)]).unsqueeze(1)
@@ -101,3 +95,17 @@ class DenseStaggeredOperator:
         normal = hops @ hops.mH
         normal.diagonal(dim1=1, dim2=2).add_(mass**2)
         return normal
+
+    def factor(self, hops: Tensor, mass: float, *, strict: bool = True) -> tuple[Tensor, Tensor]:
+        """Cholesky factor of :meth:`normal`, and by chain ``[batch]`` 0 where there is one.
+
+        Raises:
+            ConvergenceError: where there is none, if strict.
+        """
+        factor, failed = torch.linalg.cholesky_ex(self.normal(hops, mass))
+        if strict and bool(failed.any()):
+            raise ConvergenceError(
+                f"the dense operator of mass {mass} has no Cholesky factor in chain "
+                f"{int(failed.argmax())}: its links are not finite, or the mass is lost in rounding"
+            )
+        return factor, failed

@@ -22,11 +22,29 @@ from lattice_lightning.groups import SU2, FieldSpace, Group
 from lattice_lightning.groups.compiled import compiler_found
 from lattice_lightning.lattice import Lattice
 
-__all__ = ["EVEN", "ODD", "HopMatrices", "StaggeredOperator"]
+__all__ = ["EVEN", "ODD", "HopMatrices", "StaggeredOperator", "staggered_setting"]
 
 EVEN, ODD = 0, 1
 #: matrices of the hops into even and into odd sites; one tensor twice where kernels take links
 HopMatrices = tuple[Tensor, Tensor]
+
+
+def staggered_setting(
+    lattice: Lattice, group: FieldSpace, boundary: Sequence[int] | None
+) -> tuple[Group, tuple[int, ...]]:
+    """The gauge group and the phase of each direction, antiperiodic in time by default.
+
+    Raises:
+        InputError: for odd extents, a field without gauge group, or phases that are not +-1.
+    """
+    lattice.require_even("the staggered operator")
+    if not isinstance(group, Group):
+        raise InputError(f"staggered fermions need a gauge group, got {group.name}")
+    if boundary is None:
+        boundary = (1,) * (lattice.ndim - 1) + (-1,)
+    if len(boundary) != lattice.ndim or any(phase not in (1, -1) for phase in boundary):
+        raise InputError(f"boundary needs {lattice.ndim} phases of +1 or -1, got {list(boundary)}")
+    return group, tuple(int(phase) for phase in boundary)
 
 
 class StaggeredOperator:
@@ -50,17 +68,8 @@ class StaggeredOperator:
         boundary: Sequence[int] | None = None,
         compiled: bool | None = None,
     ) -> None:
-        lattice.require_even("the staggered operator")
-        if not isinstance(group, Group):
-            raise InputError(f"staggered fermions need a gauge group, got {group.name}")
-        if boundary is None:
-            boundary = (1,) * (lattice.ndim - 1) + (-1,)
-        if len(boundary) != lattice.ndim or any(phase not in (1, -1) for phase in boundary):
-            raise InputError(
-                f"boundary needs {lattice.ndim} phases of +1 or -1, got {list(boundary)}"
-            )
-        self.lattice, self.group = lattice, group
-        self.boundary, self.compiled = tuple(int(p) for p in boundary), compiled
+        self.group, self.boundary = staggered_setting(lattice, group, boundary)
+        self.lattice, self.compiled = lattice, compiled
         coordinates = lattice.coordinates()
         index = torch.arange(lattice.volume).reshape(lattice.shape)
         parity = lattice.parity().flatten()

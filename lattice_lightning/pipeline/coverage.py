@@ -26,6 +26,7 @@ from lattice_lightning.analysis.coverage import (
     gamma_coverage,
     write_coverage_report,
 )
+from lattice_lightning.analysis.tables import markdown_lines
 from lattice_lightning.exceptions import InputError, ResumeError
 from lattice_lightning.pipeline.checks import check_integer
 from lattice_lightning.pipeline.compose import command_of
@@ -191,7 +192,6 @@ def _publish(
         }
         for name, case in summary["coverage"].items()
     ]
-    lines = ["| " + " | ".join(HEADER) + " |", "| --- " * len(HEADER) + "|"]
-    lines += ["| " + " | ".join(line) + " |" for line in coverage_table(summary["coverage"])]
+    lines = markdown_lines(HEADER, coverage_table(summary["coverage"]))
     write_results(target, folder, rows, "\n".join(lines))
     coverage_figure(found).savefig(target / "figure.png", dpi=140)

@@ -6,12 +6,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lattice_lightning.analysis import estimate
+from lattice_lightning.analysis.errors import Array
 from lattice_lightning.callbacks import SamplingPlan, sample_exactly
 from lattice_lightning.data import Ensemble, EnsembleWriter, Labels, measure_labels
 from lattice_lightning.exceptions import InputError
@@ -22,7 +21,6 @@ from lattice_lightning.seeds import derive_seed
 
 __all__ = ["Place", "Probe", "check_stored", "iterations_of", "prepare", "probe"]
 
-Array = npt.NDArray[np.float64]
 #: what makes an ensemble the one that a config describes
 _SAME = ("lattice", "group", "action")
 

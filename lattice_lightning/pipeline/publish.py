@@ -8,7 +8,7 @@ from typing import Any
 
 from lattice_lightning.analysis import format_entry, rows_of
 from lattice_lightning.analysis.plots import observables_figure, overview_figure, points_figure
-from lattice_lightning.analysis.tables import FLOW_COLUMNS, HALVED, flow_cells, halving_cell
+from lattice_lightning.analysis.tables import FLOW_COLUMNS, HALVED, flow_cells, halving_cell, markdown_lines
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.checks import explained
 from lattice_lightning.pipeline.compose import command_of
@@ -62,10 +62,8 @@ def markdown_table(entries: Sequence[Mapping[str, Any]]) -> str:
         lines = _exact_lines(own) if exact else _sampler_lines(own)
     published = [e for e in entries if "source" in e]
     if published:
-        lines += ["", "Published values:", "", "| row | value | source |", "| --- | --- | --- |"]
-        lines += [
-            f"| {e['row']} | {format_entry(e)} | {e['source']} |" for e in published
-        ]
+        cells = [(e["row"], format_entry(e), e["source"]) for e in published]
+        lines += ["", "Published values:", "", *markdown_lines(("row", "value", "source"), cells)]
     return "\n".join(lines)
 
 
@@ -75,7 +73,7 @@ def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["row", "parameters", "acceptance", "Var(dH)", "<exp(-dH)>", "held-out pair loss",
             "against linear", *_ITERATIONS * solves, "s / eff. sample", "with training",
             *[n.replace("_", " ") for n in names]]
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    table = []
     for entry in entries:
         row = entry["summary"]
         sampling, held = row["sampling"], row.get("held_out") or {}
@@ -88,9 +86,10 @@ def _sampler_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             *(_iteration_cells(sampling) if solves else []), *_cost_cells(sampling, least=1),
             *[format_entry(row["observables"][n]) + _mark(row["observables"][n]) for n in names],
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        table.append(cells)
     said = ["Iterations of the solver: for each chain and trajectory, for each accepted one, and for each "
             "effective sample of the slowest observable."] * solves
+    lines = markdown_lines(head, table)
     return [*lines, "", "An exclamation mark: the run itself calls this error not reliable.", *said]
 
 
@@ -133,7 +132,7 @@ def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     halved = any(e["summary"]["sampling"].get("step_halving") for e in entries)
     head += [HALVED] * halved
     head += ["tau_int(Q)", "tunnelling rate"] * charge + ["s / eff. sample", "with training"]
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    table = []
     for entry in entries:
         row = entry["summary"]
         sampling, cells = row["sampling"], flow_cells(entry["row"], row)
@@ -148,12 +147,12 @@ def _flow_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             tau = row["observables"]["topological_charge"]["tau_int"]
             cells += ["" if tau is None else f"{tau:.2g}", format_entry(sampling.get("tunnelling_rate"))]
         cells += _cost_cells(sampling)
-        lines.append("| " + " | ".join(cells) + " |")
+        table.append(cells)
     exact = [any("exact" in o for o in e["summary"]["observables"].values()) for e in entries]
     known = "the exact value" if all(exact) else "the exact value where one is known, else HMC"
     against = known if any(exact) else "HMC"
     return [
-        *lines, "",
+        *markdown_lines(head, table), "",
         f"In brackets: difference to {against} in its error. An exclamation mark: the run itself calls "
         "this error not reliable. ESS and log Z from direct draws, acceptance of the chains.",
         *_judgement_lines(entries),

@@ -7,7 +7,6 @@ from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_lightning.analysis import (
     Corrected,
@@ -20,12 +19,12 @@ from lattice_lightning.analysis import (
     plan,
 )
 from lattice_lightning.analysis.derived import Function
+from lattice_lightning.analysis.errors import Array
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.pipeline.targets import Target
 
 __all__ = ["carried_out", "judge", "moments_of", "plans"]
 
-Array = npt.NDArray[np.float64]
 #: ``[k, chains, n]`` of the correction and of the unlabelled set
 Sets = Mapping[str, Array]
 

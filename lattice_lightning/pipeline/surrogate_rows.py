@@ -14,7 +14,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_lightning.analysis import (
     Costs,
@@ -24,6 +23,7 @@ from lattice_lightning.analysis import (
     linearised,
     optimal_scale,
 )
+from lattice_lightning.analysis.errors import Array
 from lattice_lightning.analysis.surrogates import Picture
 from lattice_lightning.exceptions import InputError
 from lattice_lightning.methods.network_regressors import NetworkRegressor
@@ -37,7 +37,6 @@ from lattice_lightning.pipeline.targets import Target
 
 __all__ = ["LINKS", "SurrogateRow"]
 
-Array = npt.NDArray[np.float64]
 LINKS = "links"
 
 

@@ -11,11 +11,10 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_lightning.analysis.correction import FORMS, Corrected, bias_corrected
 from lattice_lightning.analysis.coverage import pull_of
-from lattice_lightning.analysis.errors import MIN_CHAINS
+from lattice_lightning.analysis.errors import MIN_CHAINS, Array
 from lattice_lightning.analysis.markov_sets import MarkovSets
 from lattice_lightning.exceptions import InputError, TooFewLabelsError
 from lattice_lightning.models.regressors import Regressor
@@ -24,7 +23,6 @@ from lattice_lightning.pipeline.checks import check_integer, check_name
 
 __all__ = ["COLUMNS", "analysed", "checked_cases", "synthetic_ensemble"]
 
-Array = npt.NDArray[np.float64]
 #: what is kept of every ensemble; nan where there is none
 COLUMNS = ("pull", "pull_gamma", "correlation", "gain", "reliable", "warned")
 _SIZES = ("n_chains", "n_train", "n_correction", "n_unlabelled", "gap")

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_lightning.analysis import CUMULANTS, cumulant, predicted_moments, shifted_moments
 from lattice_lightning.analysis.derived import Function
+from lattice_lightning.analysis.errors import Array
 from lattice_lightning.exceptions import InputError
 
 __all__ = ["Target"]
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
